@@ -22,14 +22,14 @@ from typing import Any
 import httpx
 
 from dagster_mlops.core.processes import identity
-from dagster_mlops.serving import PredictionLog, repair, rollback, status, stop
-from dagster_mlops.serving.local import processes, supervision
+from dagster_mlops.serving import Access, PredictionLog, repair, rollback, status, stop
+from dagster_mlops.serving.local import envoy, processes, supervision
 from dagster_mlops.serving.local.state import load_all
 from tests.benchmarks.bento_deployment import HANG, BentoDeployment
 from tests.benchmarks.measure import ROOT, console, show
 from tests.support.small_packages import Deployment
 
-DEPLOYS, BENTO_DEPLOYS, ROLLBACKS, CONCURRENCY, LONG_CALL, PAUSE = 20, 5, 5, 16, 28.0, 0.1
+DEPLOYS, BENTO_DEPLOYS, ROLLBACKS, CHANGES, CONCURRENCY, LONG_CALL, PAUSE = 20, 5, 5, 20, 16, 28.0, 0.1
 # Of the rollout: a run is killed when the newest deployment is in this phase.
 EVERYTHING = ("server supervisor", "envoy supervisor", "server replica-0", "server replica-1", "envoy envoy")
 PHASES = ("starting", "verifying", "switching", "draining")
@@ -171,6 +171,7 @@ def _measure(load: Load, events: dict[str, Any], deploys: int) -> None:
 
     event(f"{deploys} switches", lambda: [deploy() for _ in range(deploys)])
     event(f"switch, a call of {LONG_CALL:g} s in flight", deploy_under_long_call)
+    event(f"{CHANGES} changes of limits, a call of {LONG_CALL:g} s in flight", lambda: _change_limits(load))
     event("kill a replica", lambda: kill("server replica-0"))
     event("kill the other replica", lambda: kill("server replica-1"))
     event("kill both replicas", lambda: kill("server replica-0", "server replica-1"))
@@ -189,6 +190,15 @@ def _measure(load: Load, events: dict[str, Any], deploys: int) -> None:
         event(f"kill a run while {phase}, run again", lambda p=phase: _killed_run(load, next(versions), p))
     # Last: what was rolled back is not deployed again, and there is one bento only.
     event(f"{ROLLBACKS} rollbacks", lambda: [rollback(deployment.state_dir) for _ in range(ROLLBACKS)])
+
+
+def _change_limits(load: Load) -> None:
+    """Give Envoy other limits again and again, while a call is in flight."""
+    call = load.long_call()
+    for size in range(CHANGES):
+        time.sleep(0.5)
+        envoy.ensure(load.deployment.state_dir, load.deployment.port, Access(request_bytes=2**20 + size))
+    call.join()
 
 
 def _hang(load: Load) -> None:

@@ -13,7 +13,9 @@ import httpx
 import pytest
 
 from dagster_mlops.core.waits import wait_while
-from dagster_mlops.serving.local import envoy
+from dagster_mlops.errors import DeploymentError
+from dagster_mlops.serving import Access
+from dagster_mlops.serving.local import envoy, supervision
 from dagster_mlops.serving.local.envoy_config import Backend
 from dagster_mlops.serving.local.processes import free_port
 
@@ -108,3 +110,60 @@ def test_half_open_clients_are_cut_off_and_keep_no_one_out(port):
         start = time.monotonic()
         assert all(b"408" in client.recv(4096) or not client.recv(1) for client in half)
         assert 5 < time.monotonic() - start < 25 and answers(port)
+
+
+def test_other_limits_and_another_port_cost_no_request(tmp_path):
+    codes, ends = [], threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), KeptOpen) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port, other = free_port(), free_port()
+        envoy.ensure(tmp_path, port)
+
+        def ask(port: int) -> int:
+            return httpx.get(f"http://127.0.0.1:{port}/", timeout=10).status_code
+
+        def send() -> None:
+            with httpx.Client(timeout=10) as client:
+                while not ends.is_set():
+                    for get in (client.get, httpx.get):  # over one connection, and each over its own
+                        try:
+                            codes.append(get(f"http://127.0.0.1:{port}/").status_code)
+                        except httpx.HTTPError as error:
+                            codes.append(repr(error))
+
+        client = threading.Thread(target=send)
+        try:
+            envoy.route(tmp_path, Backend("live", [server.server_port], "/readyz", "s3cret"))
+            wait_while(lambda: ask(port) != 200, timeout=10, error=lambda _: AssertionError("no route"))
+            [before] = supervision.pids(tmp_path, next(iter(envoy.roles(tmp_path)))).values()
+            client.start()
+            for size in (1000, 2000, 3000):
+                assert envoy.ensure(tmp_path, port, Access(request_bytes=size))
+                count = len(codes)
+                wait_while(
+                    lambda n=count: len(codes) < n + 20, timeout=10, error=lambda _: AssertionError("no traffic")
+                )
+            ends.set()
+            client.join()
+            assert set(codes) == {200}
+            assert not envoy.ensure(tmp_path, port, Access(request_bytes=3000))
+            assert envoy.ensure(tmp_path, other, Access(host="0.0.0.0")) and ask(other) == 200
+            with pytest.raises(httpx.ConnectError):
+                ask(port)
+            assert envoy.ensure(tmp_path, other) and ask(other) == 200  # another address of the same port
+            with pytest.raises(DeploymentError, match="is taken"):
+                envoy.ensure(tmp_path, server.server_port)
+            assert [before] == [*supervision.pids(tmp_path, next(iter(envoy.roles(tmp_path)))).values()]
+        finally:
+            ends.set()
+            server.shutdown()
+            envoy.stop(tmp_path)
+
+
+class KeptOpen(Server):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()

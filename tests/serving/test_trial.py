@@ -338,7 +338,9 @@ def test_the_asset_records_both_trials_as_checks_whatever_they_say(tmp_path):
                 broken = run("2.000", **fault(crash=1))
             assert not bad["shadow"][0] and "worse by its errors" in bad["shadow"][1]
             assert bad["canary"] == (True, "No canary: the shadow went back.")
-            assert broken == {kind: (True, f"No {kind}: the deployment failed before.") for kind in ("shadow", "canary")}
+            assert broken == {
+                kind: (True, f"No {kind}: the deployment failed before.") for kind in ("shadow", "canary")
+            }
             assert {code for code, _ in answers} == {200, "ready"}
         finally:
             stop(tmp_path / "serving")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
-from dagster_mlops.serving.local.access import Access
 from dagster_mlops.serving.runtime.attempts import TOKEN
 
 DEPLOYMENT_HEADER = "x-deployment"
@@ -23,8 +22,8 @@ _FROM_OUTSIDE = (SELECT_HEADER, PROBE_HEADER, MIRROR_HEADER)
 TRIAL = ".trial"  # ends the name of a cluster whose counters hold only requests that two deployments are compared by
 _MOST_CONNECTIONS = 4096
 _MOST_MEMORY = 2**30  # bytes of Envoy, from which on it answers 503
-_TOKENS = "envoy.filters.http.rbac"
-CERTIFICATE = "public"
+TOKENS = "envoy.filters.http.rbac"
+LISTENER = "lds.json"
 METRICS = "/metrics"  # of any server; counts of requests are not for every client
 ADMIN = "envoy/admin.sock"  # from the state folder, because the path of a socket has at most 107 characters
 
@@ -54,91 +53,48 @@ class Trial:
     mirrored: bool = False
 
 
-def bootstrap(state_dir: Path, port: int, access: Access) -> dict[str, Any]:
-    """The part that Envoy reads once: its listener, and the files that it watches for the rest."""
-    request_id = _typed("extensions.request_id.uuid.v3.UuidRequestIdConfig", pack_trace_reason=False)
-    router = _typed("extensions.filters.http.router.v3.Router")
-    # Without a rule of the routes, no one may pass.
-    rules = _typed("extensions.filters.http.rbac.v3.RBAC", rules={"action": "ALLOW"})
-    guards = [{"name": _TOKENS, "typed_config": rules}] if access.is_guarded else []
-    guards.append({"name": "envoy.filters.http.match_delegate", "typed_config": _buffer(access.request_bytes)})
-    too_large = f"the body has more than {access.request_bytes:,} bytes"
-    manager = _typed(
-        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix="public",
-        rds={"route_config_name": "live", "config_source": _watched(state_dir, "rds.json")},
-        # Each client is a stranger, on loopback, too: Envoy removes the x-envoy-* headers by which one could set
-        # timeouts and retries.
-        use_remote_address=True,
-        internal_address_config={"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
-        # A request id that the caller chose is the one that is logged and traced: keep it, bit for bit.
-        preserve_external_request_id=True,
-        always_set_request_id_in_response=True,
-        request_id_extension={"typed_config": request_id},
-        # A client that opens connections and sends little, or slowly, is not to keep others out.
-        request_headers_timeout="10s",
-        request_timeout="60s",
-        common_http_protocol_options={"idle_timeout": "60s", "max_headers_count": 100},
-        max_request_headers_kb=32,
-        # The path that is public here is to be the one that the server sees.
-        normalize_path=True,
-        merge_slashes=True,
-        path_with_escaped_slashes_action="REJECT_REQUEST",
-        http_filters=[*guards, {"name": "envoy.filters.http.router", "typed_config": router}],
-        # Envoy's own answer to a request that its rules refuse is 403, and names the rules.
-        local_reply_config={
-            "mappers": [
-                {
-                    **_reply(403, "a valid token is required: Authorization: Bearer ..."),
-                    "status_code": 401,
-                    "headers_to_add": [{"header": {"key": "www-authenticate", "value": "Bearer"}}],
-                },
-                _reply(413, too_large),
-            ]
+def bootstrap(state_dir: Path) -> str:
+    """The part that Envoy reads once: the files that it watches for all that may change, and limits of its own."""
+    return json.dumps(
+        {
+            "node": {"id": "public", "cluster": "public"},
+            "admin": {"address": {"pipe": {"path": ADMIN, "mode": 0o600}}},
+            # Patterns are those of `public` paths, which together may be longer than a hundred steps.
+            "layered_runtime": {
+                "layers": [{"name": "limits", "static_layer": {"re2.max_program_size.error_level": 100_000}}]
+            },
+            "dynamic_resources": {
+                "lds_config": watched(state_dir, LISTENER),
+                "cds_config": watched(state_dir, "cds.json"),
+            },
+            "overload_manager": {
+                "refresh_interval": "0.25s",
+                "actions": [
+                    {
+                        "name": "envoy.overload_actions.stop_accepting_requests",
+                        "triggers": [{"name": "envoy.resource_monitors.fixed_heap", "threshold": {"value": 0.95}}],
+                    }
+                ],
+                "resource_monitors": [
+                    {
+                        "name": "envoy.resource_monitors.fixed_heap",
+                        "typed_config": typed(
+                            "extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+                            max_heap_size_bytes=_MOST_MEMORY,
+                        ),
+                    },
+                    {
+                        "name": "envoy.resource_monitors.global_downstream_max_connections",
+                        "typed_config": typed(
+                            "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                            max_active_downstream_connections=_MOST_CONNECTIONS,
+                        ),
+                    },
+                ],
+            },
         },
+        indent=1,
     )
-    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
-    listener = {
-        "name": "public",
-        "address": _address(port, access.host),
-        # Otherwise a second Envoy could bind the same port and silently take a share of the traffic.
-        "enable_reuse_port": False,
-        "filter_chains": [{"filters": filters, **(_tls(state_dir) if access.certificate else {})}],
-    }
-    return {
-        "node": {"id": "public", "cluster": "public"},
-        "admin": {"address": {"pipe": {"path": ADMIN, "mode": 0o600}}},
-        "static_resources": {"listeners": [listener]},
-        # Patterns are those of `public` paths, which together may be longer than a hundred steps.
-        "layered_runtime": {
-            "layers": [{"name": "limits", "static_layer": {"re2.max_program_size.error_level": 100_000}}]
-        },
-        "dynamic_resources": {"cds_config": _watched(state_dir, "cds.json")},
-        "overload_manager": {
-            "refresh_interval": "0.25s",
-            "actions": [
-                {
-                    "name": "envoy.overload_actions.stop_accepting_requests",
-                    "triggers": [{"name": "envoy.resource_monitors.fixed_heap", "threshold": {"value": 0.95}}],
-                }
-            ],
-            "resource_monitors": [
-                {
-                    "name": "envoy.resource_monitors.fixed_heap",
-                    "typed_config": _typed(
-                        "extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig", max_heap_size_bytes=_MOST_MEMORY
-                    ),
-                },
-                {
-                    "name": "envoy.resource_monitors.global_downstream_max_connections",
-                    "typed_config": _typed(
-                        "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
-                        max_active_downstream_connections=_MOST_CONNECTIONS,
-                    ),
-                },
-            ],
-        },
-    }
 
 
 def clusters(backends: Sequence[Backend]) -> str:
@@ -162,7 +118,7 @@ def routes(live: Backend | None, standby: Backend | None, trial: Trial | None = 
         body = {"inline_string": json.dumps({"error": "no deployment is live"})}
         entries.append({"match": {"prefix": "/"}, "direct_response": {"status": 503, "body": body}})
     hosts = [{"name": "live", "domains": ["*"], "routes": entries, "include_request_attempt_count": True}]
-    config = _typed("config.route.v3.RouteConfiguration", name="live", virtual_hosts=hosts)
+    config = typed("config.route.v3.RouteConfiguration", name="live", virtual_hosts=hosts)
     return json.dumps({"resources": [config]}, indent=1)
 
 
@@ -192,21 +148,9 @@ def guarded(document: str, live: Backend | None, *, request_bytes: int, tokens: 
     principals = [{"header": {"name": "authorization", "string_match": {"exact": value}}} for value in values]
     policy = {"permissions": [{"any": True}], "principals": principals}
     rules = {"rules": {"action": "ALLOW", "policies": {"tokens": policy}}}
-    config["typed_per_filter_config"] = {_TOKENS: _typed("extensions.filters.http.rbac.v3.RBACPerRoute", rbac=rules)}
+    config["typed_per_filter_config"] = {TOKENS: typed("extensions.filters.http.rbac.v3.RBACPerRoute", rbac=rules)}
     config["request_headers_to_remove"] = ["authorization"]
     return json.dumps(resources, indent=1)
-
-
-def secret(certificate: str, key: str) -> str:
-    """The document of the certificate and its key, which change together."""
-    pair = {"certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key}}
-    kind = "extensions.transport_sockets.tls.v3.Secret"
-    return json.dumps({"resources": [_typed(kind, name=CERTIFICATE, tls_certificate=pair)]}, indent=1)
-
-
-def certificate_of(document: str) -> str:
-    """The certificate in a document of :func:`secret`."""
-    return json.loads(document)["resources"][0]["tls_certificate"]["certificate_chain"]["inline_string"]
 
 
 def live_cluster(document: str) -> str | None:
@@ -218,65 +162,19 @@ def live_cluster(document: str) -> str | None:
         return None
 
 
-def _typed(kind: str, **fields: Any) -> dict[str, Any]:
+def typed(kind: str, **fields: Any) -> dict[str, Any]:
     return {"@type": f"type.googleapis.com/envoy.{kind}", **fields}
 
 
-def _address(port: int, host: str = "127.0.0.1") -> dict[str, Any]:
+def address(port: int, host: str = "127.0.0.1") -> dict[str, Any]:
     return {"socket_address": {"address": host, "port_value": port}}
 
 
-def _tls(state_dir: Path) -> dict[str, Any]:
-    secret = {"name": CERTIFICATE, "sds_config": _watched(state_dir, "sds.json")}
-    context = _typed(
-        "extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-        common_tls_context={
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-            "alpn_protocols": ["http/1.1"],
-            "tls_certificate_sds_secret_configs": [secret],
-        },
-    )
-    return {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
-
-
 _SECRETS = (SELECT_HEADER, PROBE_HEADER)
-_OPEN = {"typed_per_filter_config": {_TOKENS: _typed("config.route.v3.FilterConfig", disabled=True)}}
+_OPEN = {"typed_per_filter_config": {TOKENS: typed("config.route.v3.FilterConfig", disabled=True)}}
 
 
-def _buffer(size: int) -> dict[str, Any]:
-    """A filter that counts a body of undeclared size before a server gets any of it; others are streamed."""
-    declared = {
-        "single_predicate": {
-            "input": {
-                "name": "length",
-                "typed_config": _typed("type.matcher.v3.HttpRequestHeaderMatchInput", header_name="content-length"),
-            },
-            "value_match": {"safe_regex": {"google_re2": {}, "regex": ".+"}},
-        }
-    }
-    skip = {"name": "skip", "typed_config": _typed("extensions.filters.common.matcher.action.v3.SkipFilter")}
-    return _typed(
-        "extensions.common.matching.v3.ExtensionWithMatcher",
-        xds_matcher={"matcher_list": {"matchers": [{"predicate": declared, "on_match": {"action": skip}}]}},
-        extension_config={
-            "name": "envoy.filters.http.buffer",
-            "typed_config": _typed("extensions.filters.http.buffer.v3.Buffer", max_request_bytes=size),
-        },
-    )
-
-
-def _reply(status: int, error: str) -> dict[str, Any]:
-    """The text of Envoy's own answers of a status."""
-    value = {"default_value": status, "runtime_key": "dagster_mlops.status"}
-    text = {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}, "content_type": "application/json"}
-    return {
-        "filter": {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}},
-        "body": {"inline_string": json.dumps({"error": error})},
-        "body_format_override": text,
-    }
-
-
-def _watched(state_dir: Path, name: str) -> dict[str, Any]:
+def watched(state_dir: Path, name: str) -> dict[str, Any]:
     folder = str(state_dir / "envoy" / "live")
     source = {"path": f"{folder}/{name}", "watched_directory": {"path": folder}}
     return {"resource_api_version": "V3", "path_config_source": source}
@@ -285,14 +183,14 @@ def _watched(state_dir: Path, name: str) -> dict[str, Any]:
 # A look at all, not at two at random, which may both be the one replica that is busy.
 _LEAST_REQUESTS = {
     "name": "envoy.load_balancing_policies.least_request",
-    "typed_config": _typed(
+    "typed_config": typed(
         "extensions.load_balancing_policies.least_request.v3.LeastRequest", selection_method="FULL_SCAN"
     ),
 }
 
 
 def _cluster(backend: Backend) -> dict[str, Any]:
-    endpoints = [{"lb_endpoints": [{"endpoint": {"address": _address(port)}} for port in backend.ports]}]
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address(port)}} for port in backend.ports]}]
     # A closed port is noticed in less than a second. A server that only takes long has twice the timeout.
     health_check = {
         "timeout": "2s",
@@ -321,13 +219,13 @@ def _cluster(backend: Backend) -> dict[str, Any]:
         "max_ejection_time": "2s",
         "max_ejection_percent": 100,
     }
-    protocol = _typed(
+    protocol = typed(
         "extensions.upstreams.http.v3.HttpProtocolOptions",
         explicit_http_config={"http_protocol_options": {}},
         # The backend's HTTP server drops idle connections after 5 s; be first, or a request may meet the drop.
         common_http_protocol_options={"idle_timeout": "3s"},
     )
-    return _typed(
+    return typed(
         "config.cluster.v3.Cluster",
         name=backend.name,
         type="STATIC",
@@ -392,7 +290,7 @@ def _route(backend: Backend, timeout: float, headers: Mapping[str, str], removed
                 "retry_host_predicate": [
                     {
                         "name": "envoy.retry_host_predicates.previous_hosts",
-                        "typed_config": _typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
+                        "typed_config": typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
                     }
                 ],
                 "host_selection_retry_max_attempts": 5,
