@@ -227,6 +227,7 @@ def test_files_and_folders_that_the_function_wrote_are_stored(run, dvc, tmp_path
     assert (dvc.read_path("images", rev="HEAD~1") / "a.txt").read_text() == "a"
 
 
+@pytest.mark.thorough
 def test_the_same_frame_gives_the_same_bytes_in_another_process(dvc, tmp_path, cold_python):
     script = """
 import sys, pandas as pd
@@ -446,6 +447,7 @@ def test_a_stale_git_index_lock_is_an_error_that_names_the_fix(dvc, stored):
     assert dvc.data_version("x.txt", rev=dvc.store("x.txt").rev) == hashlib.md5(b"three").hexdigest()
 
 
+@pytest.mark.thorough
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=5))
 def test_every_version_that_was_ever_stored_can_be_read_back(contents):

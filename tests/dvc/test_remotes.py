@@ -271,6 +271,7 @@ def test_a_download_that_breaks_off_is_tried_again_and_never_served_cut_off(dvc,
     assert dvc.read_path("x.txt", md5=record.md5).read_text() == "one" * 1_000_000
 
 
+@pytest.mark.thorough
 def test_a_remote_that_fails_for_ever_ends_in_bounded_time_and_the_next_run_finishes(dvc, stored, proxy):
     (dvc.root / "x.txt").write_text("two")
     proxy.fault = lambda method, path: 500

@@ -903,6 +903,7 @@ def test_promotion_decides_on_the_same_rows_and_not_by_what_the_runs_have_logged
     assert move["evaluation"]["rows_hash"] == ROWS.md5 and move["evaluation"]["wins"] == 1.0
 
 
+@pytest.mark.thorough
 def test_candidates_share_an_error_rate_and_rows_that_judged_all_of_them_promote_no_other(world):
     asset, promotion = evaluation(), world.promotion(error_rate=0.1, looks=2)
 
@@ -1013,6 +1014,7 @@ DAILY_WORLD = dg.Definitions(
 )
 
 
+@pytest.mark.thorough
 def test_each_partition_is_judged_and_promoted_by_its_own_evaluation(database, tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_MLFLOW_URI", database.uri)
     repository = ReconstructableRepository.for_file(__file__, "DAILY_WORLD")

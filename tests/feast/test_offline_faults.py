@@ -142,6 +142,7 @@ def test_a_process_killed_while_it_pushes_leaves_whole_batches_and_each_one_once
     assert not hidden(tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("place", PLACES)
 def test_a_process_killed_while_it_saves_a_dataset_leaves_the_old_or_the_new_one(tmp_path, place):
     made(tmp_path / "source.parquet")

@@ -226,6 +226,7 @@ def test_partitions_are_loaded_with_facts_and_what_is_joined_is_what_sql_says_an
     assert shop.evaluate(shop.materialize([entities, training_set, checks[-1]]))["online_offline_parity"].passed
 
 
+@pytest.mark.thorough
 def test_a_push_is_served_and_one_to_a_store_that_feast_cannot_write_to_is_refused_before_anything_is_written(shop):
     now = pd.Timestamp.now(tz="UTC").floor("s")
     rows = pd.DataFrame({"user_id": [1, 2, 1], "clicks": [5, 6, 4]})

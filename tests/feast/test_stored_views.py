@@ -157,6 +157,7 @@ def rides(tmp_path_factory) -> Rides:
     return rides
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("service", ["stored", "priced"])
 def test_a_stored_on_demand_view_is_online_what_it_is_offline(rides, service):
     rows = pd.DataFrame({"driver_id": [1, 2, 3]})

@@ -291,6 +291,7 @@ def test_the_example_in_the_docs_loads():
     dg.Definitions.validate_loadable(namespace["defs"])
 
 
+@pytest.mark.thorough
 def test_evaluation_reference_model_card_status_and_trace_work_on_versions_in_git_tags(local):
     folder, resources = local.folder, {"gto": local.gto}
 

@@ -409,6 +409,7 @@ def test_registered_models_have_names_that_mlflow_takes(resource, key, name):
     assert resource.client().create_registered_model(name).name == name
 
 
+@pytest.mark.thorough
 def test_a_store_that_is_killed_leaves_one_version_in_the_end(instance, resource):
     """Kill the run at random moments and re-execute it until it gets through: one version, and no half one."""
     environment = {"TEST_MLFLOW_URI": os.environ["TEST_MLFLOW_URI"]}

@@ -30,6 +30,7 @@ def test_the_estimate_follows_a_shift_of_the_inputs(name, spread, middle):
     assert estimate.value == pytest.approx(builtin(name, 0.5)(answers, current), abs=0.03)
 
 
+@pytest.mark.thorough
 def test_the_error_is_the_typical_one():
     labels, scores = traffic(40_000, 3)
     differences, errors = [], []

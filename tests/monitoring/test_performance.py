@@ -58,6 +58,7 @@ def test_the_error_is_that_of_repeated_samples():
     assert np.median(errors) == pytest.approx(np.std(values), rel=0.3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("consecutive", [False, True], ids=["random", "consecutive"])
 def test_alarms_without_a_change_are_as_rare_as_asked(consecutive):
     """Asked 1 %. Six metrics, drops of 10 % and no error: 0.37 of these random windows, and 0.61 of the others."""

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "plugins" / "dagster_mlops"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = [extra for extra in PROJECT["optional-dependencies"] if extra != "all"]
-SLOW_IMPORTS = ("evidently", "feast", "mlflow_serving")
+SLOW_IMPORTS = ("bentoml", "evidently", "feast", "mlflow", "mlflow_serving", "monitoring", "optuna", "river")
 LAYERS = [extra for extra in EXTRAS if (LIBRARY / extra).is_dir()]  # the others add to a layer
 TOOLS = ["bentoml", "dagster_k8s", "dvc", "evidently", "feast", "kubernetes", "mlflow", "optuna"]
 HEAVY = [*TOOLS, "git", "lightgbm", "matplotlib", "numpy", "pandas", "pyarrow", "sklearn"]

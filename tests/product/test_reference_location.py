@@ -239,6 +239,7 @@ def test_the_training_set_is_a_hand_written_as_of_join_for_all_flights_in_order(
     pd.testing.assert_frame_equal(found[wanted.columns], wanted, check_dtype=False, rtol=0, atol=0)
 
 
+@pytest.mark.thorough
 def test_online_features_equal_offline_ones_for_1000_sampled_entities(year):
     feast = FeastResource(repo=FEATURE_REPO)
     feast.apply()
