@@ -78,6 +78,14 @@ def test_an_incident_that_came_and_went_between_two_ticks_is_told(desk):
     assert desk.tick() == ["detected", "recovered"]
 
 
+def test_a_tick_without_a_new_evaluation_does_not_read_all_of_them(desk, instance, monkeypatch):
+    desk.evaluate(False)
+    desk.tick()
+    storage, reads = type(instance.event_log_storage), []
+    monkeypatch.setattr(storage, "get_asset_check_execution_history", lambda *_, **__: reads.append(1) or [])
+    assert desk.tick() == reads == []
+
+
 def test_a_check_that_fails_already_is_told_in_the_first_tick(desk):
     desk.evaluate(False)
     assert desk.tick() == ["detected"]

@@ -130,6 +130,19 @@ def test_an_incident_from_its_first_window_to_its_report(calibrated):
     assert len(made.output_for_node("incident_report")) == 60
 
 
+def test_a_tick_does_not_read_the_history_of_verdicts_nor_hash_the_alarm_again(calibrated, monkeypatch):
+    log_of(calibrated.log, broken(calibrated))
+    storage, reads = type(calibrated.instance.event_log_storage), []
+    monkeypatch.setattr(storage, "get_asset_check_execution_history", lambda *_, **__: reads.append(1) or [])
+    calibrated.tick()
+    calibrated.tick()
+    assert reads == []
+    repository = calibrated.defs.get_repository_def()
+    context: Any = dg.build_sensor_context(calibrated.instance, repository_def=repository)
+    alarm = live_sensor.load_alarm(context, dg.AssetKey("alarm"))
+    assert alarm.digest is alarm.digest
+
+
 def test_a_daemon_that_is_killed_between_events_and_cursor_judges_no_window_twice(calibrated):
     log_of(calibrated.log, broken(calibrated))
     calibrated.tick(killed_after=7)

@@ -1,5 +1,6 @@
 """A watch judges each window of a prediction log once, whatever happens to the log and to the one who watches."""
 
+import dataclasses
 from datetime import timedelta
 from typing import Any
 
@@ -150,7 +151,7 @@ def test_an_alarm_that_was_calibrated_anew_judges_the_rows_without_a_verdict_aga
 
 
 def test_another_version_of_the_model_is_not_judged(tmp_path, alarms):
-    alarm = alarms[Size(rows=60)]._replace(model_version="6")
+    alarm = dataclasses.replace(alarms[Size(rows=60)], model_version="6")
     log_of(tmp_path, rows_of(0.25), version="7")
     verdicts, _ = verdicts_of(Watch(alarm, tmp_path))
     assert {verdict.state for verdict in verdicts} == {"undecided"}

@@ -1,11 +1,13 @@
 """An alarm: what is normal for a deployment, and the score beyond which it is not, as a value that assets keep."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.detection import Detector
 
@@ -31,7 +33,8 @@ class Size(NamedTuple):
         return cls(stored["rows"], timedelta(seconds=stored["seconds"]))
 
 
-class Alarm(NamedTuple):
+@lazy_dataclass(frozen=True, eq=False)
+class Alarm:
     """A calibrated detector with the windows that it was calibrated for.
 
     `outputs` are the parts of a prediction by column of the history; see
@@ -45,7 +48,7 @@ class Alarm(NamedTuple):
     outputs: Mapping[str, str]
     model_version: str = ""
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """A hash of all of it: windows counted for one alarm mean nothing to another."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()

@@ -124,7 +124,10 @@ def _unread(instance: dg.DagsterInstance, key: dg.AssetCheckKey, case: Case | No
     Without a case, before the first tick, it is the latest one.
     """
     history = instance.event_log_storage.get_asset_check_execution_history
-    records = history(key, limit=_FEW if case else 1)
+    latest = instance.get_latest_asset_check_evaluation_record(key)  # by an index; a history sorts all of them
+    if latest is None or (case and latest.id <= case.last and not case.pending):
+        return []
+    records = history(key, limit=_FEW) if case else [latest]
     case = case or Case()
     if len(records) == _FEW and records[-1].id > case.last:
         records = history(key, limit=_MOST)

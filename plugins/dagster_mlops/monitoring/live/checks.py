@@ -51,7 +51,7 @@ def divergence_checks(
             passed=evaluation.passed,
             severity=evaluation.severity,
             description=evaluation.description,
-            metadata={**evaluation.metadata, "monitoring/repeated": True},
+            metadata={**evaluation.metadata, facts.REPEATED: True},
         )
 
     def blind(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:

@@ -12,7 +12,7 @@ from dagster_mlops.monitoring.detection import ColumnScore
 from dagster_mlops.monitoring.live.watch import Verdict
 
 DIVERGENCE = "divergence"
-_SHOWN = 12  # scores
+_SHOWN, _SHOWN_OK = 12, 3  # scores; the event log has a verdict for each window, and most are ok
 
 
 def divergence(
@@ -41,7 +41,7 @@ def divergence(
         metadata[facts.REASON] = verdict.reason
     if judgement := verdict.judgement:
         metadata |= {facts.SCORE: judgement.score, facts.THRESHOLD: judgement.threshold}
-        metadata |= table(facts.COLUMNS, map(_row, judgement.columns[:_SHOWN]))
+        metadata |= table(facts.COLUMNS, map(_row, judgement.columns[: _SHOWN_OK if verdict.state == "ok" else _SHOWN]))
     if incident := verdict.incident:
         metadata |= {
             facts.INCIDENT: incident.id,

@@ -15,7 +15,7 @@ from dagster_mlops.core.options import known_options
 from dagster_mlops.core.upstream import target_of
 from dagster_mlops.errors import DeploymentError, MonitoringError
 from dagster_mlops.monitoring.alarm.value import Alarm
-from dagster_mlops.monitoring.facts import WINDOW_END
+from dagster_mlops.monitoring.facts import REPEATED, WINDOW_END
 from dagster_mlops.monitoring.live import evaluations, metrics, sight
 from dagster_mlops.monitoring.live.incidents import Persistence
 from dagster_mlops.monitoring.live.progress import Progress
@@ -71,6 +71,7 @@ def divergence_sensor(
         sensor_options: Anything else that :func:`dagster.sensor` takes.
     """
     key, alarm_key = asset_key(deployment), asset_key(alarm)
+    id = dg.AssetCheckKey(key, check)
     report_key = asset_key(report) if report else None
     options = {"job", "jobs", "job_name", "target", "asset_selection"} & set(sensor_options)
     target: dict[str, Any] = {} if options else {"asset_selection": [report_key or key]}
@@ -103,7 +104,6 @@ def divergence_sensor(
         except DeploymentError:
             return dg.SkipReason(f"{key.to_user_string()} was never deployed.")
         time, judged = datetime.now(UTC), target_of(context.instance, key)
-        latest = _latest_window(context.instance, dg.AssetCheckKey(key, check))
         log = log.expanduser().resolve()
         folder = Path(state_dir or log / "watches", *key.path, check).expanduser().resolve()
         files = StateFiles(folder)
@@ -111,13 +111,14 @@ def divergence_sensor(
             alarm = load_alarm(context, alarm_key)
             watch = Watch(alarm, log, persistence, patience, seconds)
             before = _progress(context, files)
-            step = watch.step(before or watch.begin(latest or time), time)
+            step = watch.step(before or watch.begin(_latest_window(context.instance, id) or time), time)
             is_news = step.rows or step.verdicts or not before
             cursor = files.write(step.progress, context.cursor) if is_news else context.cursor
         except MonitoringError as error:
             context.log.error(str(error))
             blind = sight.evaluations(context.instance, key, judged, time, [str(error)], {})
             return dg.SensorResult(asset_events=blind, cursor=context.cursor)
+        latest = _latest_window(context.instance, id) if step.verdicts else None
         events = [
             evaluations.divergence(
                 verdict, alarm, key, judged, name=check, severity=severity, judged_at=time, late=step.progress.late
@@ -195,9 +196,16 @@ def _progress(context: dg.SensorEvaluationContext, files: StateFiles) -> Progres
 
 
 def _latest_window(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> datetime | None:
-    """The end of the last window that has an evaluation. A run of the check may have repeated an earlier one since."""
-    ends = []
-    for record in instance.event_log_storage.get_asset_check_execution_history(check, limit=_REPEATED):
+    """The end of the last window that has an evaluation. A run of the check may have repeated an earlier one since.
+
+    Dagster finds the latest evaluation by an index, and sorts all of a check's for its history.
+    """
+    latest = instance.get_latest_asset_check_evaluation_record(check)
+    if latest is None:
+        return None
+    is_verdict = isinstance(latest.evaluation, dg.AssetCheckEvaluation) and REPEATED not in latest.evaluation.metadata
+    storage, ends = instance.event_log_storage, []
+    for record in [latest] if is_verdict else storage.get_asset_check_execution_history(check, limit=_REPEATED):
         if isinstance(record.evaluation, dg.AssetCheckEvaluation):
             with suppress(TypeError, ValueError, KeyError):
                 ends.append(datetime.fromisoformat(str(record.evaluation.metadata[WINDOW_END].value)))
