@@ -5,6 +5,7 @@ import re
 import sqlite3
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -64,8 +65,8 @@ def run(rounds: int | None = None) -> dict[str, Any]:
                 continue
             console.print(f"{day + 1} days are written and judged")
             fresh = rows.iloc[(day + 1) * PER_DAY :][: PER_WINDOW * (rounds or TICKS)]
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                results[f"{day + 1} days"] = pool.apply(_ticks, (world.folder, cursor, fresh, day + 1))
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                results[f"{day + 1} days"] = pool.submit(_ticks, world.folder, cursor, fresh, day + 1).result()
     table = [[text, *(f"{result[name]:,.3g}" for result in results.values())] for name, text in NAMES.items()]
     show(f"A tick as the history grows: {PER_HOUR} rows an hour, windows of {EVERY}", ["after", *results], table)
     return results

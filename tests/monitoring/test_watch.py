@@ -1,6 +1,7 @@
 """A watch judges each window of a prediction log once, whatever happens to the log and to the one who watches."""
 
 import dataclasses
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.alarm.calibration import calibrate
+from dagster_mlops.monitoring.alarm.requests import OUTCOME
 from dagster_mlops.monitoring.alarm.value import Alarm, Size
+from dagster_mlops.monitoring.live import sight
 from dagster_mlops.monitoring.live.state_files import StateFiles
 from dagster_mlops.monitoring.live.watch import Watch
 from tests.support.logged_traffic import COLUMNS, MONDAY, OUTPUTS, TimedLog, log_of, traffic
@@ -19,10 +22,10 @@ HOUR = timedelta(hours=1)
 LATER = LIVE + timedelta(days=30)
 
 
-def alarm_for(size, version=""):
+def alarm_for(size, version="", **more):
     options = {"columns": COLUMNS, "categories": (), "outputs": OUTPUTS, "alarms": 1.0, "per": timedelta(days=30)}
     history = traffic(MONDAY, 56)
-    return calibrate(history, name="alarm", time="time", size=size, model_version=version, **options).alarm
+    return calibrate(history, name="alarm", time="time", size=size, model_version=version, **options, **more).alarm
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +195,53 @@ def test_a_state_that_cannot_be_read_says_why(tmp_path):
     for cursor in ("1", "2", "3", "", "x", "../1"):
         with pytest.raises(MonitoringError, match="cannot be read"):
             files.read(cursor)
+
+
+def failing(log, time, **counts):
+    """A second of requests without predictions, as a server writes it down."""
+    line = json.dumps({"time": time.isoformat(), **{"failed": 0, "refused": 0, **counts}})
+    log.mkdir(exist_ok=True)
+    with (log / f"{time:%Y-%m-%d}-1.failures").open("a") as file:
+        file.write(line + "\n")
+
+
+@pytest.mark.parametrize("kind", ["failed", "refused"])
+def test_requests_that_fail_are_an_alarm_of_the_window_that_they_are_in(alarm, tmp_path, kind):
+    log_of(tmp_path, rows_of(0.5))
+    for minute in (5, 6, 25):
+        failing(tmp_path, LIVE + timedelta(hours=6, minutes=minute), **{kind: 25})
+    verdicts, step = verdicts_of(Watch(alarm, tmp_path))
+    assert [verdict.state for verdict in verdicts[:7]] == [*["ok"] * 6, "detected"]
+    [worst] = verdicts[6].judgement.alarming
+    assert worst.column == OUTCOME and verdicts[6].requests._asdict()[kind] == 75
+    assert verdicts_of(Watch(alarm, tmp_path), progress=step.progress)[0] == []
+
+
+def test_a_service_that_answers_no_request_is_an_alarm(alarms, tmp_path):
+    log_of(tmp_path, rows_of(0.25))
+    failing(tmp_path, LIVE + timedelta(hours=6, minutes=5), failed=40)
+    failing(tmp_path, LIVE + timedelta(hours=7, minutes=5), failed=32)
+    now = LIVE + timedelta(hours=8, minutes=1)
+    verdicts, step = verdicts_of(Watch(alarms[Size(every=HOUR)], tmp_path), now=now)
+    assert [verdict.state for verdict in verdicts] == [*["ok"] * 6, "detected", "detected"]
+    [reason] = sight.reasons(step, now, None, tmp_path)
+    assert "32 requests failed, and none was answered" in reason
+
+
+def test_slow_requests_are_an_alarm_where_the_history_has_none(tmp_path):
+    alarm = alarm_for(Size(rows=60), slow=timedelta(milliseconds=5))
+    log_of(tmp_path, rows_of(0.25))  # each took 10 milliseconds
+    verdicts, _ = verdicts_of(Watch(alarm, tmp_path))
+    assert {verdict.state for verdict in verdicts} == {"detected"}
+    assert {score.column for score in verdicts[0].judgement.alarming} == {OUTCOME}
+
+
+def test_failures_that_the_history_has_are_usual(tmp_path):
+    for hour in range(56 * 24):
+        failing(tmp_path, MONDAY + timedelta(hours=hour, minutes=3), refused=20 + hour % 3)
+    alarm = alarm_for(Size(every=HOUR), requests=tmp_path)
+    log_of(tmp_path, rows_of(0.5))
+    for hour in range(12):
+        failing(tmp_path, LIVE + timedelta(hours=hour, minutes=3), refused=21, failed=30 * (hour == 7))
+    verdicts, _ = verdicts_of(Watch(alarm, tmp_path))
+    assert [verdict.state for verdict in verdicts[:8]] == [*["ok"] * 7, "detected"]

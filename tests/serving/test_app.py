@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,21 @@ def test_large_bodies_are_limited_until_they_are_answered_and_small_ones_go_on(b
         assert (await ask(app, large))[0] == 200
 
     asyncio.run(run())
+
+
+def test_requests_without_predictions_are_counted_beside_the_log(behaviour, tmp_path):
+    app, start = app_of(Wrapped(behaviour), PredictionLog(tmp_path)), datetime.now(UTC)
+
+    async def run() -> None:
+        for body in (rows(1.0), rows(-1.0), rows(-2.0), {"rows": [{"y": 1}]}):
+            await ask(app, body)
+        await ask(app, rows(-1.0), x_probe="s3cret")
+        await asyncio.sleep(1.1)
+
+    asyncio.run(run())
+    [count] = PredictionLog.failures(tmp_path, start, datetime.now(UTC))
+    assert (count.failed, count.refused) == (1, 2)
+    assert PredictionLog.failures(tmp_path, start, count.time) == []
 
 
 def test_a_full_disk_is_a_refusal(behaviour, tmp_path):

@@ -65,6 +65,10 @@ class DivergenceAlarmComponent(YamlFields, dg.Component):
     per: ResolvedDuration = Field(default=timedelta(days=30), description="… in this time, of all columns together.")
     minimum_effect: Share = Field(default=0.0, description="Share of the rows that has to be distributed differently.")
     zone: str = Field(default="UTC", description="Time zone of the users, such as Europe/Vienna.")
+    slow: ResolvedDuration | None = Field(default=None, description="Latency from which a request counts as slow.")
+    requests: str | None = Field(
+        default=None, description="Folder of a log with the failed and refused requests of the history's time."
+    )
     prediction_log: str | None = Field(default=None, description="Folder of the log; the deployment's by default.")
     metrics_file: str | None = Field(default=None, description="File for Prometheus' node exporter, ending in .prom.")
     persistence: PersistenceFields = Field(default=PersistenceFields(), description="Windows that make an incident.")
@@ -94,6 +98,8 @@ class DivergenceAlarmComponent(YamlFields, dg.Component):
             per=self.per,
             minimum_effect=self.minimum_effect,
             zone=self.zone,
+            slow=self.slow,
+            requests=self.requests,
             group_name=self.group_name,
         )
         report = incident_report_asset(name=f"{self.name}_incident", alarm=alarm, group_name=self.group_name, **log)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -32,6 +33,8 @@ def alarm_asset(
     per: timedelta = timedelta(days=30),
     minimum_effect: float = 0.0,
     zone: str = "UTC",
+    slow: timedelta | None = None,
+    requests: str | Path | None = None,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset that learns what is normal from a history, and the score that so many false alarms exceed.
@@ -61,6 +64,10 @@ def alarm_asset(
         minimum_effect: Share of the rows that have to be distributed differently. Values that are missing, malformed,
             new or far out of range always count.
         zone: Time zone of the users, such as ``Europe/Vienna``: what is usual at an hour follows their clocks.
+        slow: Latency of a request from which it counts as slow. Slow, failed and refused requests are watched like the
+            columns, under the same promise. In a history with a column ``seconds``, so many are usual as it has.
+        requests: Folder of a prediction log whose servers have counted failed and refused requests in the time of the
+            history. Without it, none of them are usual.
         asset_options: Anything else that :func:`dagster.asset` takes.
     """
     history_key = asset_key(history)
@@ -73,6 +80,7 @@ def alarm_asset(
             f"alarms={alarms} is not above 0": not alarms > 0,
             f"per={per} is less than a day": per < timedelta(days=1),
             f"minimum_effect={minimum_effect} is not from 0 to below 1": not 0 <= minimum_effect < 1,
+            f"slow={slow} is not more than 0": slow is not None and slow <= timedelta(0),
             f"zone={zone!r} is not the name of a time zone, such as 'Europe/Vienna'": not is_zone(zone),
             "columns is empty": columns is not None and not columns,
             **{
@@ -105,6 +113,8 @@ def alarm_asset(
             per=per,
             minimum_effect=minimum_effect,
             zone=zone,
+            slow=slow,
+            requests=Path(requests).expanduser().resolve() if requests else None,
             model_version=versions.pop() if len(versions) == 1 else "",
         )
         return dg.MaterializeResult(

@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dagster_mlops.monitoring import facts
+from dagster_mlops.monitoring.alarm.requests import OUTCOME, failed_between, with_failures, with_kinds, with_outcomes
 from dagster_mlops.monitoring.alarm.value import Alarm, Size
 from dagster_mlops.monitoring.detection import Detector
 from dagster_mlops.monitoring.windows import History, Profile, cut
@@ -30,7 +32,7 @@ class Calibration(NamedTuple):
             "monitoring/window": str(self.alarm.size),
             "monitoring/first": windows[0].start.isoformat(),
             "monitoring/last": windows[-1].end.isoformat(),
-            "monitoring/watched_columns": len(detector.profile.columns),
+            "monitoring/watched_columns": sum(column.name != OUTCOME for column in detector.profile.columns),
             "monitoring/model_version": self.alarm.model_version or "unknown",
             **pictures.scores(facts.SCORES, ends, scores, detector.threshold),
         }
@@ -50,6 +52,8 @@ def calibrate(
     minimum_effect: float = 0.0,
     zone: str = "UTC",
     model_version: str,
+    slow: timedelta | None = None,
+    requests: Path | None = None,
 ) -> Calibration:
     """Learn bins and threshold from a table; see :func:`alarm_asset`.
 
@@ -58,7 +62,14 @@ def calibrate(
     """
     first = next(iter(batches(history, None)), {})
     columns = columns or [column for column in first if column not in ("", time)]
-    profile = Profile.learn(history, columns, categories=categories, zone=zone)
-    windows = cut(history, profile, times=time, rows=size.rows or None, every=size.every or None)
+    seconds = slow and slow.total_seconds()
+    table = with_outcomes(history, seconds)
+    profile = Profile.learn(table, [*dict.fromkeys([*columns, OUTCOME])], categories=categories, zone=zone)
+    windows = cut(table, profile, times=time, rows=size.rows or None, every=size.every or None)
+    if requests and windows.windows:
+        usual = failed_between(requests, windows.windows[0].start, windows.windows[-1].end)
+        profile = with_kinds(profile, usual)
+        windows = cut(table, profile, times=time, rows=size.rows or None, every=size.every or None)
+        windows = with_failures(windows, profile, requests)
     detector = Detector.calibrate(windows, profile=profile, alarms=alarms, per=per, minimum_effect=minimum_effect)
-    return Calibration(Alarm(name, detector, size, dict(outputs), model_version), windows)
+    return Calibration(Alarm(name, detector, size, dict(outputs), model_version, seconds), windows)

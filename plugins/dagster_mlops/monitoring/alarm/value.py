@@ -47,6 +47,7 @@ class Alarm:
     size: Size
     outputs: Mapping[str, str]
     model_version: str = ""
+    slow: float | None = None  # seconds from which a request counts as slow
 
     @functools.cached_property
     def digest(self) -> str:
@@ -55,7 +56,12 @@ class Alarm:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        facts = {"name": self.name, "outputs": dict(self.outputs), "model_version": self.model_version}
+        facts = {
+            "name": self.name,
+            "outputs": dict(self.outputs),
+            "model_version": self.model_version,
+            "slow": self.slow,
+        }
         return {"form": _FORM, **facts, "size": self.size.to_dict(), "detector": self.detector.to_dict()}
 
     @classmethod
@@ -69,7 +75,8 @@ class Alarm:
             if stored["form"] != _FORM:
                 raise ValueError(f"form {stored['form']}")
             size, detector = Size.from_dict(stored["size"]), Detector.from_dict(stored["detector"])
-            return cls(stored["name"], detector, size, dict(stored["outputs"]), stored["model_version"])
+            outputs = dict(stored["outputs"])
+            return cls(stored["name"], detector, size, outputs, stored["model_version"], stored["slow"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MonitoringError(
                 f"what the asset holds is not an alarm ({type(error).__name__}: {error}). Materialize it again."

@@ -7,6 +7,7 @@ import dagster as dg
 
 from dagster_mlops.core.metadata import table
 from dagster_mlops.monitoring import facts
+from dagster_mlops.monitoring.alarm.requests import OUTCOME
 from dagster_mlops.monitoring.alarm.value import Alarm
 from dagster_mlops.monitoring.detection import ColumnScore
 from dagster_mlops.monitoring.live.watch import Verdict
@@ -37,6 +38,7 @@ def divergence(
         "monitoring/alarm": f"{alarm.name} {alarm.digest[:12]}",
         "monitoring/model_versions": ", ".join(sorted(verdict.versions)),
     }
+    metadata |= {f"monitoring/{kind}_requests": count for kind, count in verdict.requests._asdict().items() if count}
     if verdict.reason:
         metadata[facts.REASON] = verdict.reason
     if judgement := verdict.judgement:
@@ -70,7 +72,7 @@ def sentence(verdict: Verdict) -> str:
     if verdict.judgement is None or (verdict.state == "ok"):
         return f"As expected, {rows}."
     worst = verdict.judgement.alarming or verdict.judgement.columns[:1]
-    columns = "; ".join(score.text() for score in worst[:4])
+    columns = "; ".join(_finding(score, verdict) for score in worst[:4])
     if verdict.state == "recovered" and incident:
         return f"As expected again, {rows}. The incident began {incident.since:%Y-%m-%d %H:%M} UTC."
     if verdict.state == "suspected":
@@ -78,6 +80,14 @@ def sentence(verdict: Verdict) -> str:
     if not verdict.judgement.alarming and incident:
         return f"Not yet recovered, {rows}: {', '.join(incident.columns)}."
     return f"Other than in its history, {rows}: {columns}"
+
+
+def _finding(score: ColumnScore, verdict: Verdict) -> str:
+    if score.column != OUTCOME:
+        return score.text()
+    usual = f"{100 * score.expected:.1f} % expected"
+    text = verdict.requests.text() or "requests were slow"
+    return f"{text} (of {verdict.rows:,} answered ones, {100 * score.value:.1f} %, {usual})"
 
 
 def _row(score: ColumnScore) -> dict[str, Any]:

@@ -1,18 +1,17 @@
 """Rows of a prediction log that were not read before, with the columns of the history."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 from dagster_mlops.core.arrays import pd
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.alarm.outputs import with_outputs
+from dagster_mlops.monitoring.alarm.requests import with_outcomes
+from dagster_mlops.monitoring.alarm.value import Alarm
 from dagster_mlops.serving.runtime import PredictionLog
 
 
-def rows_after(
-    log: Path, cursor: str, *, start: datetime, outputs: Mapping[str, str], most: int
-) -> "tuple[pd.DataFrame, str]":
+def rows_after(log: Path, cursor: str, *, start: datetime, alarm: Alarm, most: int) -> "tuple[pd.DataFrame, str]":
     """The rows that were not read with the cursors before, oldest first, and the next cursor; `most` of them at most.
 
     Raises:
@@ -24,4 +23,9 @@ def rows_after(
         frame, after = PredictionLog.read_after(log, cursor, start=start, most=most)
     except (OSError, ValueError) as error:
         raise MonitoringError(f"the prediction log {log} cannot be read: {type(error).__name__}: {error}") from error
-    return with_outputs(frame, outputs), after
+    return of_alarm(frame, alarm), after
+
+
+def of_alarm(frame: "pd.DataFrame", alarm: Alarm) -> "pd.DataFrame":
+    """Rows of a log with all columns that an alarm may watch."""
+    return with_outputs(with_outcomes(frame, alarm.slow), alarm.outputs)  # a feature may be named seconds, too

@@ -11,9 +11,9 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring import facts
-from dagster_mlops.monitoring.alarm.outputs import with_outputs
 from dagster_mlops.monitoring.alarm.value import Alarm
 from dagster_mlops.monitoring.live import evaluations
+from dagster_mlops.monitoring.live.log_rows import of_alarm
 from dagster_mlops.serving.checks import live_record
 from dagster_mlops.serving.runtime import PredictionLog
 
@@ -58,7 +58,7 @@ def incident_report_asset(
         window = _worst(history)
         start, end = (datetime.fromisoformat(window[name]) for name in (facts.WINDOW_START, facts.WINDOW_END))
         log = prediction_log or live_record(context, key).prediction_log
-        rows = with_outputs(PredictionLog.read(log, start, end), calibrated.outputs)
+        rows = of_alarm(PredictionLog.read(log, start, end), calibrated)
         counts = calibrated.detector.profile.count(rows, times=rows["timestamp"])
         scored = [each for each in history if facts.SCORE in each]
         names = [name for name in str(window.get(facts.INCIDENT_COLUMNS, "")).split(", ") if name]

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.monitoring import facts
+from dagster_mlops.monitoring.live.failed_requests import silent_failures
 from dagster_mlops.monitoring.live.watch import Step
 from dagster_mlops.serving.runtime import PredictionLog
 
@@ -21,6 +22,8 @@ def reasons(step: Step, time: datetime, silence: timedelta | None, log: Path) ->
     texts = []
     if silence and time - quiet_since > silence:
         texts.append(f"no prediction was logged since {quiet_since:%Y-%m-%d %H:%M} UTC")
+    if failures := silent_failures(log, quiet_since, time):
+        texts.append(failures)
     if not step.caught_up:
         texts.append("the log grows faster than it is read, so that windows are judged late")
     recent = [loss for loss in PredictionLog.losses(log) if str(loss["until"]) > (time - _REPEATED).isoformat()]

@@ -6,9 +6,11 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
+from dagster_mlops.monitoring.alarm.requests import Failed
 from dagster_mlops.monitoring.alarm.value import Alarm
 from dagster_mlops.monitoring.detection import Judgement, Recent
 from dagster_mlops.monitoring.facts import State
+from dagster_mlops.monitoring.live.failed_requests import outage, with_failures
 from dagster_mlops.monitoring.live.incidents import Course, Incident, Persistence, WindowScore
 from dagster_mlops.monitoring.live.log_rows import rows_after
 from dagster_mlops.monitoring.live.open_windows import OpenWindow, OpenWindows, first_start
@@ -29,6 +31,7 @@ class Verdict(NamedTuple):
     judgement: Judgement | None
     incident: Incident | None
     reason: str = ""
+    requests: Failed = Failed()
 
 
 class Step(NamedTuple):
@@ -70,9 +73,7 @@ class Watch(NamedTuple):
         cursor, late, rows, last_row = progress.log, progress.late, 0, progress.last_row
         deadline, caught_up = monotonic() + self.seconds, False
         while not caught_up and monotonic() < deadline:
-            frame, cursor = rows_after(
-                self.log, cursor, start=progress.start, outputs=self.alarm.outputs, most=self.most
-            )
+            frame, cursor = rows_after(self.log, cursor, start=progress.start, alarm=self.alarm, most=self.most)
             caught_up = frame.empty
             if not caught_up:
                 rows += len(frame)
@@ -80,12 +81,19 @@ class Watch(NamedTuple):
                 newest = frame["timestamp"].iloc[-1].to_pydatetime()
                 last_row = max(newest, last_row or newest)
         # Rows of a window that seems complete may be in what is still to be read.
-        due = windows.due(time - self.patience, self.most_windows) if caught_up or self.alarm.size.rows else []
+        until = time - self.patience
+        due = windows.due(until, self.most_windows) if caught_up or self.alarm.size.rows else []
+        is_all = caught_up and len(due) < self.most_windows
+        requests: Mapping[datetime, Failed] = {}
+        if is_all or due:
+            since = progress.closed or progress.start
+            until = until if is_all else windows.end_of(due[-1])
+            due, requests = with_failures(due, windows, self.alarm, self.log, since, until)
         recent, course, closed, verdicts = progress.recent, progress.course, progress.closed, []
         for window in due:
             closed = windows.end_of(window)
             content = Window(window.start, closed, window.counts)
-            verdict, course = self._verdict(window, content, recent, course)
+            verdict, course = self._verdict(window, content, recent, course, requests.get(window.start, Failed()))
             if verdict.judgement and not verdict.judgement.alarm:
                 # The days before are what a step is measured against: with an incident in them, its end would be one.
                 recent = recent.after(content)
@@ -104,7 +112,7 @@ class Watch(NamedTuple):
             score=judgement.score,
             threshold=judgement.threshold,
         )
-        return Step(after, verdicts, caught_up and len(due) < self.most_windows, rows)
+        return Step(after, verdicts, is_all, rows)
 
     def _with_this_alarm(self, progress: Progress) -> Progress:
         """The progress for an alarm that was calibrated anew: rows without a verdict are read again, into its bins."""
@@ -115,17 +123,19 @@ class Watch(NamedTuple):
             self.alarm.digest, start, closed=progress.closed, last_row=progress.last_row, course=progress.course
         )
 
-    def _verdict(self, window: OpenWindow, content: Window, recent: Recent, course: Course) -> tuple[Verdict, Course]:
+    def _verdict(
+        self, window: OpenWindow, content: Window, recent: Recent, course: Course, requests: Failed
+    ) -> tuple[Verdict, Course]:
         facts = (content.start, content.end, window.counts.rows, window.versions)
         if reason := self._other_model(window):
-            return Verdict("undecided", *facts, None, course.incident, reason), course
-        judgement = self.alarm.detector.judge(content, recent)
+            return Verdict("undecided", *facts, None, course.incident, reason, requests), course
+        judgement = outage(window.counts, requests, self.alarm) or self.alarm.detector.judge(content, recent)
         if judgement.undecided:
-            return Verdict("undecided", *facts, judgement, course.incident, judgement.undecided), course
+            return Verdict("undecided", *facts, judgement, course.incident, judgement.undecided, requests), course
         names = tuple(score.column for score in judgement.alarming)
         score = WindowScore(content.start, content.end, judgement.score, judgement.threshold, names)
         state, course = course.after(score, self.rule)
-        return Verdict(state, *facts, judgement, course.incident), course
+        return Verdict(state, *facts, judgement, course.incident, requests=requests), course
 
     def _other_model(self, window: OpenWindow) -> str:
         version = self.alarm.model_version

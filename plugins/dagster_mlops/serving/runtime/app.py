@@ -89,6 +89,8 @@ class PredictionApp:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._waiting = self._held = 0
+        self._log: PredictionLog | None = None
+        self._counting: asyncio.TimerHandle | None = None
         self._reading = asyncio.Lock()
         self._reader: RequestReader | None = None
 
@@ -161,6 +163,7 @@ class PredictionApp:
         start, path, method = time.perf_counter(), scope["path"], scope["method"]
         headers: list[tuple[bytes, bytes]] = []
         status, body, request = 200, b"", None
+        sent: dict[bytes, bytes] = {}
         try:
             if path == "/openapi.json" and method in ("GET", "HEAD") and self._reader:
                 body, headers = self._openapi, self._headers
@@ -193,6 +196,20 @@ class PredictionApp:
         await send({"type": "http.response.body", "body": body if method != "HEAD" else b""})
         if path == "/predict":
             self.observe(status, time.perf_counter() - start, len(request.values) if request else 0)
+            if status >= 400 and self._log:
+                self._count_failure(status, sent, self._log)
+
+    def _count_failure(self, status: int, sent: dict[bytes, bytes], log: PredictionLog) -> None:
+        """Count a request without predictions in the log; the counts of a second are one line."""
+        if self._is_marked(sent, b"x-probe") or self._is_marked(sent, b"x-mirrored"):
+            return
+        log.failed.count(status)
+        if self._counting is None:
+            self._counting = asyncio.get_running_loop().call_later(1, self._write_failures, log)
+
+    def _write_failures(self, log: PredictionLog) -> None:
+        self._counting = None
+        log.failed.write_down()
 
     def _request_id(self, sent: dict[bytes, bytes]) -> str:
         try:

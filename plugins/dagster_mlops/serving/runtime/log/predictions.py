@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.serving.runtime.log.background import rotate_soon
+from dagster_mlops.serving.runtime.log.failures import Failure, Failures, failures
 from dagster_mlops.serving.runtime.log.losses import Losses, losses
 from dagster_mlops.serving.runtime.log.rules import LogRules
 from dagster_mlops.serving.runtime.log.segments import header, row_line, row_start
@@ -100,6 +101,7 @@ class PredictionLog:
         self._header = header({**shared, **(facts or {})})
         self._writer, self._segments = f"{os.getpid()}-{uuid.uuid4().hex[:8]}", 0
         self._losses = Losses(self.log_dir, self._writer, {"deployment": deployment})
+        self.failed = Failures(self.log_dir, self._writer)
         self._lock = threading.Lock()
         self._sync_seconds, self._segment_bytes, self._rotate = sync_seconds, segment_bytes, rotate
         self._day = ""
@@ -293,6 +295,14 @@ class PredictionLog:
         Each has ``rows``, ``since``, ``until``, ``reason`` and ``deployment``.
         """
         return losses(log_dir)
+
+    @staticmethod
+    def failures(log_dir: str | Path, start: datetime, end: datetime) -> list[Failure]:
+        """Requests that were not answered with predictions from `start` to `end`, counted by the second.
+
+        Those that no server got, such as while none ran, are not among them.
+        """
+        return failures(log_dir, start, end)
 
     @staticmethod
     def find(log_dir: str | Path, request_id: str) -> dict[str, Any] | None:
