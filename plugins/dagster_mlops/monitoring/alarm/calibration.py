@@ -62,7 +62,7 @@ def calibrate(
     """
     first = next(iter(batches(history, None)), {})
     columns = columns or [column for column in first if column not in ("", time)]
-    seconds = slow and slow.total_seconds()
+    seconds = slow.total_seconds() if slow else None
     table = with_outcomes(history, seconds)
     profile = Profile.learn(table, [*dict.fromkeys([*columns, OUTCOME])], categories=categories, zone=zone)
     windows = cut(table, profile, times=time, rows=size.rows or None, every=size.every or None)
