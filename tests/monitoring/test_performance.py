@@ -165,7 +165,7 @@ def test_a_probability_a_billionth_above_one_is_one():
         ({"reference": "r", "max_drop": 1.0, "metrics": ["f1"]}, "more than any metric can lose"),
         ({"reference": "r", "max_drop": float("nan")}, "max_drop=nan"),
         ({"reference": "r", "false_alarm_rate": 0}, "false_alarm_rate=0"),
-        ({"reference": "r", "metrics": "f1"}, "is not a list of some"),
+        ({"reference": "r", "metrics": "f1"}, "it is a text, not a list"),
         ({"reference": "r", "metrics": []}, "is not a list of some"),
         ({"reference": "r", "metrics": ["auc"]}, "classification has no metric 'auc'"),
         ({"reference": "r", "lower_is_better": ["cost"]}, "has no metric 'cost'"),

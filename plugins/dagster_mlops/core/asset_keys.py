@@ -14,6 +14,9 @@ def asset_key(asset: AssetLike | dg.AssetIn) -> dg.AssetKey:
 
     >>> asset_key("training/rows").path, asset_key(["training", "rows"]).path
     (['training', 'rows'], ['training', 'rows'])
+
+    Raises:
+        DagsterInvalidDefinitionError: A part of the key is empty.
     """
     if isinstance(asset, dg.AssetIn):
         if asset.key is None:
@@ -21,9 +24,11 @@ def asset_key(asset: AssetLike | dg.AssetIn) -> dg.AssetKey:
         return asset.key
     if isinstance(asset, dg.AssetsDefinition | dg.AssetSpec):
         return asset.key
-    if isinstance(asset, str):  # Dagster itself takes a slash as part of a name that it then refuses
-        return dg.AssetKey.from_user_string(asset)
-    return dg.AssetKey.from_coercible(asset)
+    # Dagster itself takes a slash as part of a name that it then refuses.
+    key = dg.AssetKey.from_user_string(asset) if isinstance(asset, str) else dg.AssetKey.from_coercible(asset)
+    if not key.path or not all(part.strip() for part in key.path):
+        raise dg.DagsterInvalidDefinitionError(f"{asset!r} names no asset. Write its key, such as 'raw/weather'.")
+    return key
 
 
 def asset_input(asset: AssetLike | dg.AssetIn, *, partition_mapping: dg.PartitionMapping | None = None) -> dg.AssetIn:

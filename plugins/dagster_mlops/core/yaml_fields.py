@@ -62,6 +62,8 @@ def _bounded(yaml_type: Any) -> dg.Resolver:
 _FROM_0_TO_1 = confloat(ge=0, le=1)
 Count = Annotated[int, _bounded(conint(ge=1))]
 """A whole number from 1 on."""
+CountFromZero = Annotated[int, _bounded(conint(ge=0))]
+"""A whole number from 0 on."""
 Positive = Annotated[float, _bounded(confloat(gt=0))]
 """A number above 0."""
 NotNegative = Annotated[float, _bounded(confloat(ge=0))]

@@ -6,7 +6,15 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field
 
-from dagster_mlops.core.yaml_fields import Count, NotNegative, ResolvedDuration, Share, Shares, YamlFields
+from dagster_mlops.core.yaml_fields import (
+    Count,
+    CountFromZero,
+    NotNegative,
+    ResolvedDuration,
+    Share,
+    Shares,
+    YamlFields,
+)
 from dagster_mlops.monitoring.performance.check import performance_check
 from dagster_mlops.monitoring.quality.check import data_quality_check
 from dagster_mlops.monitoring.quality.expectations import LESSONS, Lesson
@@ -38,7 +46,7 @@ class DataQualityCheckComponent(YamlFields, dg.Component):
     columns: Sequence[str] | None = Field(default=None, description="Columns that must be there; all by default.")
     max_missing_share: Shares = Field(default=1.0, description="Allowed share of missing values, of all or by column.")
     max_malformed_share: Share = Field(default=0.0, description="Allowed malformed share.")
-    min_rows: NotNegative = Field(default=1, description="Fewest rows.")
+    min_rows: CountFromZero = Field(default=1, description="Fewest rows.")
     max_rows: Count | None = Field(default=None, description="Most rows.")
     types: Mapping[str, Kinds] | None = Field(default=None, description="number, category or date by column.")
     ranges: Mapping[str, tuple[float, float]] | None = Field(

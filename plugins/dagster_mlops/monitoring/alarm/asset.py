@@ -1,12 +1,13 @@
 """An asset that calibrates an alarm by the history of what a model saw and predicted."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.argument_types import Names, refuse_mistyped
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.asset_records import upstream_records
 from dagster_mlops.core.bounds import refuse_useless
@@ -25,7 +26,7 @@ def alarm_asset(
     history: AssetLike | dg.AssetIn,
     time: str,
     columns: Sequence[str] | None = None,
-    categories: Collection[str] = (),
+    categories: Names = (),
     outputs: Mapping[str, str] | None = None,
     rows: int | None = None,
     every: timedelta | None = None,
@@ -70,13 +71,15 @@ def alarm_asset(
             history. Without it, none of them are usual.
         asset_options: Anything else that :func:`dagster.asset` takes.
     """
+    refuse_mistyped(alarm_asset, locals())
     history_key = asset_key(history)
     refuse_useless(
         f"alarm_asset {name!r}",
         {
             "give rows= or every=, the size of a window, and not both": (rows is None) == (every is None),
             f"rows={rows} is less than 20": rows is not None and rows < 20,
-            f"every={every} is less than ten seconds": every is not None and every < timedelta(seconds=10),
+            f"every={every} is not from ten seconds to a year": every is not None
+            and not timedelta(seconds=10) <= every <= timedelta(days=366),
             f"alarms={alarms} is not above 0": not alarms > 0,
             f"per={per} is less than a day": per < timedelta(days=1),
             f"minimum_effect={minimum_effect} is not from 0 to below 1": not 0 <= minimum_effect < 1,
@@ -90,6 +93,10 @@ def alarm_asset(
             **{
                 f"outputs names {column!r}, which columns does not": columns is not None and column not in columns
                 for column in outputs or {}
+            },
+            **{
+                f"categories names {column!r}, which columns does not": columns is not None and column not in columns
+                for column in categories
             },
             f"time={time!r} is one of the columns": columns is not None and time in columns,
         },

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 
+from dagster_mlops.core.argument_types import refuse_mistyped
 from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.options import known_options
@@ -54,6 +55,7 @@ def response_sensor(
         ready: Function of the sensor's context that returns why it is too early, such as too few new labels.
         sensor_options: Anything else that :func:`dagster.sensor` takes.
     """
+    refuse_mistyped(response_sensor, locals())
     asset, _, check_name = check.rpartition(":")
     no_time = timedelta(0)
     refuse_useless(
@@ -63,6 +65,7 @@ def response_sensor(
             or not check_name,
             f"after={after} is less than 0": after < no_time,
             f"cool_off={cool_off} is less than 0": cool_off < no_time,
+            f"minimum_interval_seconds={minimum_interval_seconds} is less than 1": minimum_interval_seconds < 1,
             f"runs_per_week={runs_per_week} is less than 1": runs_per_week < 1,
             f"give what it runs: {', '.join(sorted(_TARGETS))}": not _TARGETS & set(sensor_options),
         },

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.argument_types import refuse_mistyped
 from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.options import known_options
@@ -59,17 +60,17 @@ def alert_sensor(
         tell_recovery: Send the end of an incident as well.
         sensor_options: Anything else that :func:`dagster.sensor` takes.
     """
-    is_text = isinstance(checks, str)
-    malformed = [] if is_text else [check for check in checks if not all(str(check).rpartition(":")[::2])]
+    refuse_mistyped(alert_sensor, locals())
+    malformed = [check for check in checks if not all(str(check).rpartition(":")[::2])]
     no_time = timedelta(0)
     refuse_useless(
         f"alert_sensor {name!r}",
         {
-            f"checks={checks!r} is not a list such as ['predictions:drift']": is_text or not checks,
+            f"checks={checks!r} names no check, such as 'predictions:drift'": not checks,
             f"{malformed} do not name asset and check, such as 'predictions:drift'": bool(malformed),
             f"remind_after={remind_after} is not more than 0": remind_after is not None and remind_after <= no_time,
+            f"minimum_interval_seconds={minimum_interval_seconds} is less than 1": minimum_interval_seconds < 1,
             f"cooldown={cooldown} is less than 0": cooldown < no_time,
-            "send is not a function": not callable(send),
         },
     )
     keys = {check: dg.AssetCheckKey(asset_key(check.rpartition(":")[0]), check.rpartition(":")[2]) for check in checks}

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.argument_types import refuse_mistyped
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.checks import asset_checks
@@ -83,6 +84,7 @@ def drift_check(
     Raises:
         DagsterInvalidDefinitionError: an argument with which the check would say the same of everything.
     """
+    refuse_mistyped(drift_check, locals())
     key, reference_key = asset_key(asset), asset_key(reference)
     resource_key = resource_key or tool
     refuse_useless(
@@ -93,7 +95,6 @@ def drift_check(
             f"new_change={new_change} is not above 0 and at most 1": not 0 < new_change <= 1,
             f"alarm_at={alarm_at} is not 1 or more": alarm_at is not None and not alarm_at >= 1,
             f"min_rows={min_rows} is less than 1": not min_rows >= 1,
-            f"columns={columns!r} is a text, not a list": isinstance(columns, str),
             "columns is empty": columns is not None and not columns,
             **useless_importance(importance or {}, columns),
         },

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.argument_types import refuse_mistyped
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.checks import asset_checks
@@ -32,6 +33,7 @@ def divergence_checks(
         late_after: Age of the last verdict from which the sensor counts as dead.
         check_options: Anything else that :func:`dagster.asset_check` takes.
     """
+    refuse_mistyped(divergence_checks, locals())
     key = asset_key(deployment)
     refuse_useless(
         f"divergence_checks of {key.to_user_string()}",

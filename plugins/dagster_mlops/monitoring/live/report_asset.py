@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.argument_types import refuse_mistyped
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.errors import MonitoringError
@@ -45,6 +46,7 @@ def incident_report_asset(
         check: The check of :func:`divergence_sensor`.
         asset_options: Anything else that :func:`dagster.asset` takes.
     """
+    refuse_mistyped(incident_report_asset, locals())
     key = asset_key(deployment)
 
     def report(context: dg.AssetExecutionContext, alarm: Any) -> dg.MaterializeResult:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import dagster as dg
 
+from dagster_mlops.core.argument_types import refuse_mistyped
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest_event
 from dagster_mlops.core.bounds import refuse_useless
@@ -70,6 +71,7 @@ def divergence_sensor(
         seconds: Longest time of reading in one evaluation of the sensor; Dagster ends one after 60 seconds.
         sensor_options: Anything else that :func:`dagster.sensor` takes.
     """
+    refuse_mistyped(divergence_sensor, locals())
     key, alarm_key = asset_key(deployment), asset_key(alarm)
     id = dg.AssetCheckKey(key, check)
     report_key = asset_key(report) if report else None
@@ -79,8 +81,9 @@ def divergence_sensor(
         f"divergence_sensor of {key.to_user_string()}",
         {
             **persistence.faults(),
-            f"patience={patience} is less than 0": patience < timedelta(0),
+            f"patience={patience} is not from 0 to a day": not timedelta(0) <= patience <= timedelta(days=1),
             f"silence={silence} is not more than 0": silence is not None and silence <= timedelta(0),
+            f"minimum_interval_seconds={minimum_interval_seconds} is less than 1": minimum_interval_seconds < 1,
             f"seconds={seconds} is not between 1 and 45": not 1 <= seconds <= 45,
             f"metrics_file={str(metrics_file)!r} does not end in .prom": Path(metrics_file or ".prom").suffix != ".prom"
             and metrics_file is not None,

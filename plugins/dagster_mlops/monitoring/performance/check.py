@@ -1,12 +1,13 @@
 """Performance as an asset check: predictions against the labels that have arrived so far."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
 
 from dagster_mlops.core import bounds as core_bounds
+from dagster_mlops.core.argument_types import Names, refuse_mistyped
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.bounds import Range, refuse_useless
 from dagster_mlops.core.checks import asset_checks
@@ -39,7 +40,7 @@ def performance_check(
     prediction: str,
     bounds: Mapping[str, Range | float] | None = None,
     metrics: Sequence[str] | Mapping[str, Metric] | None = None,
-    lower_is_better: Collection[str] = (),
+    lower_is_better: Names = (),
     task: Task = "classification",
     name: str = "performance",
     labels: AssetLike | None = None,
@@ -100,6 +101,7 @@ def performance_check(
     Raises:
         DagsterInvalidDefinitionError: an argument with which the check could never fail or never pass.
     """
+    refuse_mistyped(performance_check, locals())
     asset_id, label_id = asset_key(asset), asset_key(labels) if labels else None
     reference_id = asset_key(reference) if reference else None
     prefix, resource_key = tool or "monitoring", resource_key or tool or ""
@@ -112,13 +114,11 @@ def performance_check(
     refuse_useless(
         what,
         {
-            f"task={task!r} is not one of {', '.join(NAMES)}": task not in NAMES,
             "labels and key go together: name the asset with the labels and the column that both share, or neither": (
                 label_id is None
             )
             != (key is None),
-            f"metrics={metrics!r} is not a list of some": isinstance(metrics, str)
-            or (metrics is not None and not metrics),
+            f"metrics={metrics!r} is not a list of some": metrics is not None and not metrics,
         },
     )
     names: list[str] = list(dict.fromkeys([*(metrics or (DEFAULTS[task] if reference else ())), *(bounds or {})]))

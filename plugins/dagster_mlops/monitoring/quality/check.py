@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
 
+from dagster_mlops.core.argument_types import refuse_mistyped
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.checks import asset_checks
@@ -93,6 +94,7 @@ def data_quality_check(
     Raises:
         DagsterInvalidDefinitionError: an argument with which the check would say the same of every table.
     """
+    refuse_mistyped(data_quality_check, locals())
     key, reference_key = asset_key(asset), asset_key(reference) if reference else None
     prefix, resource_key = tool or "monitoring", resource_key or tool or ""
     rules = Rules(
@@ -110,14 +112,11 @@ def data_quality_check(
         max_age=max_age,
         tolerance=tolerance,
     )
-    unknown = [lesson for lesson in learn if lesson not in LESSONS]
     refuse_useless(
         f"data_quality_check of {key.to_user_string()}",
         {
             **rules.faults(),
-            f"learn={learn!r} is not a list of some of {', '.join(LESSONS)}": bool(unknown)
-            or isinstance(learn, str)
-            or not learn,
+            f"learn={learn!r} is not a list of some of {', '.join(LESSONS)}": not learn,
         },
     )
 
