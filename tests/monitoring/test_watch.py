@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from dagster_mlops.monitoring.alarm.requests import OUTCOME
 from dagster_mlops.monitoring.alarm.value import Alarm, Size
 from dagster_mlops.monitoring.live import sight
 from dagster_mlops.monitoring.live.state_files import StateFiles
-from dagster_mlops.monitoring.live.watch import Watch
+from dagster_mlops.monitoring.live.watch import Step, Watch
+from dagster_mlops.serving.runtime.log.predictions import Rows
 from tests.support.logged_traffic import COLUMNS, MONDAY, OUTPUTS, TimedLog, log_of, traffic
 
 LIVE = MONDAY + timedelta(weeks=8)
@@ -245,3 +246,21 @@ def test_failures_that_the_history_has_are_usual(tmp_path):
         failing(tmp_path, LIVE + timedelta(hours=hour, minutes=3), refused=21, failed=30 * (hour == 7))
     verdicts, _ = verdicts_of(Watch(alarm, tmp_path))
     assert [verdict.state for verdict in verdicts[:8]] == [*["ok"] * 7, "detected"]
+
+
+def test_no_row_of_a_client_changes_what_the_watch_sees_of_the_others(alarm, tmp_path):
+    log = log_of(tmp_path, rows_of(1))
+    times = [LIVE + timedelta(days=400), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)]
+    names: list[Any] = [{"input.temp": 3.0, "input.output": 1}, {f"feature {i}": i for i in range(1_900)}, {"": 1}]
+    for time, inputs in [*((time, {"temp": 1.0}) for time in times), *((LIVE + 5 * HOUR, each) for each in names)]:
+        content = Rows([inputs], [0.5], ["r"], "", 0.01)
+        log._append(b"\n".join(log._lines(content, time)) + b"\n", "2026-03-02")
+    now = LIVE + timedelta(days=1, minutes=5)
+    verdicts, step = verdicts_of(Watch(alarm, tmp_path), now=now)
+    assert {verdict.state for verdict in verdicts} == {"ok"} and len(verdicts) == 24
+    assert step.progress.last_row < now and step.progress.start < now and len(step.progress.windows) < 2
+    [reason] = sight.reasons(Step(step.progress, [], True, 0), now, timedelta(hours=1), tmp_path)
+    assert "times to come" in reason
+    log.write_frame(traffic(LIVE + timedelta(days=1), 0.5, seed=4).assign(temp=None))
+    verdicts, _ = verdicts_of(Watch(alarm, tmp_path), progress=step.progress, now=now + timedelta(days=1))
+    assert verdicts[0].state == "detected"

@@ -26,6 +26,7 @@ class Progress:
     late: int = 0  # rows that came after the verdict on their window
     score: float | None = None  # of the latest window that was judged, …
     threshold: float | None = None  # … and its threshold
+    ahead: datetime | None = None  # time of the latest look that has read rows with times to come
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -42,6 +43,7 @@ class Progress:
             "late": self.late,
             "score": self.score,
             "threshold": self.threshold,
+            "ahead": self.ahead and self.ahead.isoformat(),
         }
 
     @classmethod
@@ -60,4 +62,5 @@ class Progress:
             late=stored["late"],
             score=stored["score"],
             threshold=stored["threshold"],
+            ahead=datetime.fromisoformat(stored["ahead"]) if stored.get("ahead") else None,
         )

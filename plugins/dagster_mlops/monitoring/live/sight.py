@@ -24,6 +24,8 @@ def reasons(step: Step, time: datetime, silence: timedelta | None, log: Path) ->
         texts.append(f"no prediction was logged since {quiet_since:%Y-%m-%d %H:%M} UTC")
     if failures := silent_failures(log, quiet_since, time):
         texts.append(failures)
+    if step.progress.ahead and time - step.progress.ahead < _REPEATED:
+        texts.append("rows with times to come were logged, which no window counts: set the clocks of these machines")
     if not step.caught_up:
         texts.append("the log grows faster than it is read, so that windows are judged late")
     recent = [loss for loss in PredictionLog.losses(log) if str(loss["until"]) > (time - _REPEATED).isoformat()]

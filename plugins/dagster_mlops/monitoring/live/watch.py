@@ -12,11 +12,12 @@ from dagster_mlops.monitoring.detection import Judgement, Recent
 from dagster_mlops.monitoring.facts import State
 from dagster_mlops.monitoring.live.failed_requests import outage, with_failures
 from dagster_mlops.monitoring.live.incidents import Course, Incident, Persistence, WindowScore
-from dagster_mlops.monitoring.live.log_rows import rows_after
+from dagster_mlops.monitoring.live.log_rows import rows_after, without_times_to_come
 from dagster_mlops.monitoring.live.open_windows import OpenWindow, OpenWindows, first_start
 from dagster_mlops.monitoring.live.progress import Progress
 from dagster_mlops.monitoring.windows import Window
 
+_AHEAD = timedelta(hours=1)  # rows with times that are further off are not counted: a clock is wrong
 _REREAD = timedelta(days=2)  # rows that are logged later than this after their time are not read
 
 
@@ -71,12 +72,14 @@ class Watch(NamedTuple):
         progress = self._with_this_alarm(progress)
         windows = OpenWindows(self.alarm.size, progress.windows)
         cursor, late, rows, last_row = progress.log, progress.late, 0, progress.last_row
-        deadline, caught_up = monotonic() + self.seconds, False
+        ahead, deadline, caught_up = progress.ahead, monotonic() + self.seconds, False
         while not caught_up and monotonic() < deadline:
             frame, cursor = rows_after(self.log, cursor, start=progress.start, alarm=self.alarm, most=self.most)
             caught_up = frame.empty
-            if not caught_up:
-                rows += len(frame)
+            rows += len(frame)
+            frame, is_ahead = without_times_to_come(frame, time + _AHEAD)
+            ahead = time if is_ahead else ahead
+            if not frame.empty:
                 late += windows.add(frame, self.alarm.detector.profile, closed=progress.closed)
                 newest = frame["timestamp"].iloc[-1].to_pydatetime()
                 last_row = max(newest, last_row or newest)
@@ -106,6 +109,7 @@ class Watch(NamedTuple):
             windows=[windows.windows[start] for start in sorted(windows.windows)],
             closed=closed,
             last_row=last_row,
+            ahead=ahead,
             recent=recent,
             course=course,
             late=late,

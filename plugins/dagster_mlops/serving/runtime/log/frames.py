@@ -1,6 +1,7 @@
 """Rows of a prediction log as dataframes: a column for each feature, with the values as they were logged."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.serving.runtime.log.row_json import decode
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 FACTS = ("request_id", "timestamp", *MODEL, "trace_id", "seconds")
 
 
-def frame_of(tables: "Iterable[pa.Table]", columns: "Collection[str] | None" = None) -> "pd.DataFrame":
-    """The rows of all tables, oldest first.
+def frame_of(
+    tables: "Iterable[pa.Table]", columns: "Collection[str] | None" = None, *, absent: bool = False
+) -> "pd.DataFrame":
+    """The rows of all tables, oldest first. With `absent`, a column that no row has is left out.
 
     Raises:
         ValueError: no row has one of the `columns`.
@@ -42,6 +45,8 @@ def frame_of(tables: "Iterable[pa.Table]", columns: "Collection[str] | None" = N
         frame["timestamp"] = pd.to_datetime(frame["timestamp"], utc=True)
     if columns is None:
         return frame.reindex(columns=[*(name for name in frame.columns if name != "output"), "output"])
+    if absent:
+        return frame.reindex(columns=[name for name in columns if name in frame.columns])
     if not is_empty and (missing := [name for name in columns if name not in frame.columns]):
         raise ValueError(
             f"no row has {', '.join(map(repr, missing))}: not a feature, nor one of {', '.join(FACTS)}, output."
@@ -62,7 +67,8 @@ def _frame(table: "pa.Table", columns: "Collection[str] | None") -> "pd.DataFram
         chosen_names = [name for name in names if columns is None or _title(name) in columns]
         series = {_title(name): _series(table[name], name, forms) for name in chosen_names}
     if "timestamp" in series:
-        series["timestamp"] = series["timestamp"].dt.as_unit("ns")
+        with suppress(pd.errors.OutOfBoundsDatetime):  # a clock that is centuries off
+            series["timestamp"] = series["timestamp"].dt.as_unit("ns")
     return pd.DataFrame(series)
 
 

@@ -265,6 +265,7 @@ class PredictionLog:
         start: datetime | None = None,
         deployment: str | None = None,
         columns: Collection[str] | None = None,
+        absent: bool = False,
         most: int = 100_000,
     ) -> "tuple[pd.DataFrame, str]":
         """The predictions that were not read with the cursors before, and the cursor for the next ones.
@@ -275,6 +276,7 @@ class PredictionLog:
         Args:
             cursor: The cursor that the last call returned; empty to start with the first prediction.
             start: Time of the first prediction, to leave out those before; with the next cursors the same or later.
+            absent: Leave out those of the `columns` that no row has, in place of an error.
             most: Rows after which the frame ends. One whose segment is rotated already may have 20,000 more.
         """
         from dagster_mlops.serving.runtime.log.frames import frame_of
@@ -286,7 +288,7 @@ class PredictionLog:
             tables, before = list(scan.tables()), cursor
             cursor = str(scan.progress)
             if tables or cursor == before:  # else all that was read is left out, and there may be more
-                return frame_of(tables, columns), cursor
+                return frame_of(tables, columns, absent=absent), cursor
 
     @staticmethod
     def losses(log_dir: str | Path) -> list[dict[str, Any]]:
