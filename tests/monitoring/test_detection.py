@@ -107,7 +107,9 @@ def test_a_history_that_is_too_short_is_refused_and_a_short_one_widens_the_thres
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"alarms": 0}, {"alarms": float("nan")}, {"per": timedelta(0)}, {"minimum_effect": 1}], ids=str
+    "wrong",
+    [{"alarms": 0}, {"alarms": float("nan")}, {"alarms": 40}, {"per": timedelta(0)}, {"minimum_effect": 1}],
+    ids=str,
 )
 def test_a_senseless_rate_is_refused(wrong):
     with pytest.raises(MonitoringError):
@@ -182,3 +184,34 @@ def test_a_column_that_was_broken_in_the_history_is_an_alarm_when_it_breaks_agai
     for fault in (np.nan, np.inf, -500.0):
         [window] = cut(LAST[:200].assign(amount=fault), profile, times="time", rows=200).windows
         assert "amount" in [entry.column for entry in detector.judge(window).alarming]
+
+
+def test_a_history_in_which_nothing_changes_is_not_an_alarm_itself_and_a_change_of_it_is():
+    constant = HISTORY.assign(kind="card")[["time", "kind", "always"]]
+    profile = Profile.learn(constant, columns=["kind", "always"])
+    detector = Detector.calibrate(cut(constant, profile, times="time", rows=500), profile=profile)
+    later = LATER.assign(kind="card")
+    same, other = (
+        cut(frame, profile, times="time", rows=500).windows for frame in (later, later.assign(always=later.index % 9))
+    )
+    assert not any(judgement.alarm for judgement in detector.judge_all(same))
+    assert detector.judge(other[0]).alarm
+
+
+def test_one_wrong_date_changes_no_promise_and_an_impossible_one_is_named():
+    first = HISTORY["time"].where(HISTORY.index > 0, pd.Timestamp("1970-01-01", tz="UTC"))
+    windows = cut(HISTORY.assign(time=first), PROFILE, times="time", rows=500)
+    detector = Detector.calibrate(windows, profile=PROFILE)
+    assert "windows of 71 days in 11 calendar weeks: 2.4 expected" in detector.promise
+    assert abs(detector.threshold - DETECTOR.threshold) < 0.2
+    centuries = HISTORY["time"].dt.tz_localize(None).astype(object).where(HISTORY.index > 0, datetime(9999, 12, 31))
+    with pytest.raises(MonitoringError, match="1 rows have a time before 1900 or after 2200 in 'time'"):
+        cut(HISTORY.assign(time=centuries), PROFILE, times="time", rows=500)
+
+
+def test_a_table_without_a_column_to_watch_or_with_numbers_for_times_is_refused_with_the_fix():
+    with pytest.raises(MonitoringError, match="no column to watch"):
+        Detector.calibrate(cut(HISTORY, Profile(()), times="time", rows=500), profile=Profile(()))
+    seconds = HISTORY.assign(time=HISTORY["time"].astype("int64") // 10**9)
+    with pytest.raises(MonitoringError, match="to_datetime"):
+        cut(seconds, PROFILE, times="time", rows=500)

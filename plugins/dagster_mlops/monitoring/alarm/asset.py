@@ -81,7 +81,9 @@ def alarm_asset(
             f"every={every} is not from ten seconds to a year": every is not None
             and not timedelta(seconds=10) <= every <= timedelta(days=366),
             f"alarms={alarms} is not above 0": not alarms > 0,
-            f"per={per} is less than a day": per < timedelta(days=1),
+            f"per={per} is not from a day to ten years": not timedelta(days=1) <= per <= timedelta(days=3660),
+            f"alarms={alarms} per {per} are more than one a day, and those within a day are one": alarms
+            > max(per / timedelta(days=1), 1),
             f"minimum_effect={minimum_effect} is not from 0 to below 1": not 0 <= minimum_effect < 1,
             f"slow={slow} is not more than 0": slow is not None and slow <= timedelta(0),
             f"zone={zone!r} is not the name of a time zone, such as 'Europe/Vienna'": not is_zone(zone),

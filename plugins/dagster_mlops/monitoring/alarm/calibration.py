@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring import facts
 from dagster_mlops.monitoring.alarm.requests import OUTCOME, failed_between, with_failures, with_kinds, with_outcomes
 from dagster_mlops.monitoring.alarm.value import Alarm, Size
@@ -62,6 +63,8 @@ def calibrate(
     """
     first = next(iter(batches(history, None)), {})
     columns = columns or [column for column in first if column not in ("", time)]
+    if not columns:
+        raise MonitoringError(f"The history has no column to watch beside {time!r}.")
     seconds = slow.total_seconds() if slow else None
     table = with_outcomes(history, seconds)
     profile = Profile.learn(table, [*dict.fromkeys([*columns, OUTCOME])], categories=categories, zone=zone)

@@ -45,7 +45,8 @@ def with_outcomes(table: Any, slow: float | None) -> Any:
     if isinstance(table, pd.DataFrame):
         if slow is None or "seconds" not in table:
             return table.assign(**{OUTCOME: ANSWERED})
-        return table.assign(**{OUTCOME: np.where(table["seconds"].to_numpy(float) > slow, SLOW, ANSWERED)})
+        seconds = np.asarray(pd.to_numeric(table["seconds"], errors="coerce"), float)
+        return table.assign(**{OUTCOME: np.where(seconds > slow, SLOW, ANSWERED)})
     arrow = as_table(table, tool="monitoring", error=MonitoringError)
     values = np.full(len(arrow), ANSWERED, object)
     if slow is not None and "seconds" in arrow.column_names:

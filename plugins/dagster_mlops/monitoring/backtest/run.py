@@ -188,9 +188,9 @@ def _rate(
                 detector = Detector.calibrate(year.of_weeks(history), profile=profile, **options)
             except MonitoringError:
                 return None
-            windows = list(year.of_weeks(test).windows)
-            total += len(_alarms(windows, detector.judge_all(windows)))
-            days += covered_days(windows)
+            tried = year.of_weeks(test)
+            total += len(_alarms(tried.windows, detector.judge_all(tried.windows)))
+            days += covered_days(tried)
         counts.append(total)
     mean, months = float(np.mean(counts)), days / 30
     wish = options["alarms"] * (_MONTH / options["per"])

@@ -17,7 +17,7 @@ from dagster_mlops.monitoring.detection.scale import Scale
 from dagster_mlops.monitoring.detection.scores import Raw, Scorer
 from dagster_mlops.monitoring.detection.season import season
 from dagster_mlops.monitoring.detection.threshold import Peaks, threshold_for
-from dagster_mlops.monitoring.windows.counts import HOURS, Window, expect_version, pack, unpack, week_of
+from dagster_mlops.monitoring.windows.counts import HOUR, HOURS, Window, expect_version, pack, unpack, week_of
 from dagster_mlops.monitoring.windows.cutting import History
 from dagster_mlops.monitoring.windows.profile import Profile
 
@@ -27,6 +27,7 @@ _DAY_US = 86_400_000_000
 _SHORT_WINDOWS, _SHORT_WEEKS = 60, 6
 _LEAST_WINDOWS, _LEAST_WEEKS = 20, 2
 _FOLDS = 13
+_LEAST_THRESHOLD = 0.5  # half of the usual changes; where nothing ever changes, rounding errors would be alarms
 
 
 @lazy_dataclass(frozen=True, eq=False)
@@ -80,6 +81,13 @@ class Detector:
         """
         if not alarms > 0 or not math.isfinite(alarms) or per <= timedelta(0):
             raise MonitoringError(f"alarms={alarms} per {per}: ask for a rate above 0, such as 1 per 30 days.")
+        if alarms > per / QUIET:
+            raise MonitoringError(
+                f"alarms={alarms} per {per}: windows above the threshold within a day are one alarm, so that there is "
+                "one a day at most. Ask for fewer."
+            )
+        if not profile.columns:
+            raise MonitoringError("The history has no column to watch beside its times.")
         if not 0 <= minimum_effect < 1:
             raise MonitoringError(f"minimum_effect={minimum_effect} is not a share of rows, from 0 to below 1.")
         windows = sorted(history.windows, key=lambda window: window.start)
@@ -116,7 +124,7 @@ class Detector:
             scale = Scale(scale.natural, scale.middle, step)
             z = _effective(scale.z(Raw(*(part[inside] for part in raw))), raw.values[inside], scorer, minimum_effect)
             scores[inside] = z.max(axis=1)
-        days = covered_days(windows)
+        days = covered_days(history)
         incidents = alarms * days / (per / timedelta(days=1))
         short = len(windows) < _SHORT_WINDOWS or spans < _SHORT_WEEKS
         peaks = Peaks(starts / _DAY_US, scores, QUIET / timedelta(days=1))
@@ -124,7 +132,7 @@ class Detector:
         expected = season(history.starts, history.rows, history.counts, profile.zone).astype(np.float32)
         return cls(
             profile=profile,
-            threshold=threshold,
+            threshold=max(threshold, _LEAST_THRESHOLD),
             least_rows=max(1, int(np.quantile(rows.rows, 0.02) / 2)),
             minimum_effect=minimum_effect,
             promise=_promise(alarms, per, windows, spans, days, incidents, tops, short),
@@ -243,12 +251,9 @@ def _effective(z: "np.ndarray", values: "np.ndarray", scorer: Scorer, minimum_ef
     return z
 
 
-def covered_days(windows: Sequence[Window]) -> float:
-    """The time that the windows cover, in days; gaps of more than a day are left out."""
-    starts = [to_microseconds(window.start) for window in windows]
-    ends = [to_microseconds(window.end) for window in windows]
-    gaps = [min(max(after - before, 0), _DAY_US) for before, after in zip(ends, starts[1:], strict=False)]
-    return (sum(end - start for start, end in zip(starts, ends, strict=True)) + sum(gaps)) / _DAY_US
+def covered_days(history: History) -> float:
+    """The time that a history covers, in days, of which a gap is one at most: one wrong date makes no century."""
+    return (int(np.minimum(np.diff(history.starts), _DAY_US).sum()) + HOUR) / _DAY_US
 
 
 def _promise(

@@ -11,6 +11,8 @@ from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.windows.values import Values, floats, is_number_type, kind_of_object, of_series, plain
 
 _LONG = 200
+_YEARS = 1900, 2200  # of rows, beyond which something else was read as a time
+_FIRST, _LAST = (to_microseconds(datetime.datetime(year, 1, 1)) for year in _YEARS)
 
 
 class Numbers(NamedTuple):
@@ -168,7 +170,15 @@ def row_times(values: Values, name: str) -> "np.ndarray":
     column = times(plain(values))
     bad = sum(int(mask.sum()) for mask in (column.missing, column.malformed) if mask is not None)
     if bad:
-        raise MonitoringError(f"{bad:,} rows have no time in {name!r}. Drop them, or name another time column.")
+        advice = "Drop them, or name another time column"
+        if is_number_type(values.array.type if values.array is not None else pa.null()):
+            advice = "It holds numbers: make times of them, such as by pandas.to_datetime(…, unit='s')"
+        raise MonitoringError(f"{bad:,} rows have no time in {name!r}. {advice}.")
+    far = (column.values < _FIRST) | (column.values > _LAST)
+    if far.any():
+        raise MonitoringError(
+            f"{int(far.sum()):,} rows have a time before {_YEARS[0]} or after {_YEARS[1]} in {name!r}. Drop them."
+        )
     return column.values
 
 

@@ -12,6 +12,7 @@ from dagster_mlops.core.tables import as_table
 from dagster_mlops.errors import MonitoringError
 
 Kind = Literal["number", "category", "date", "nested", "empty"]
+_NAMELESS = "(no name)"
 _BATCH = 131_072  # rows: temporary arrays stay in the processor's cache
 
 
@@ -82,7 +83,7 @@ def _unique(labels: Any) -> list[tuple[int, str]]:
     seen: dict[str, int] = {}
     names = []
     for position, label in enumerate(labels):
-        name = str(label)
+        name = str(label) or _NAMELESS  # the empty text is the batch's own
         seen[name] = seen.get(name, 0) + 1
         names.append((position, name if seen[name] == 1 else f"{name} #{seen[name]}"))
     return names

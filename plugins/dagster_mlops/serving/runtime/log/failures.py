@@ -63,4 +63,5 @@ def _entries(log_dir: Path, start: datetime, end: datetime) -> Iterator[Failure]
             for line in file.read_bytes().splitlines():
                 with suppress(ValueError, KeyError, TypeError):  # torn by a kill or a full disk
                     stored: Any = decode(line)
-                    yield Failure(datetime.fromisoformat(stored["time"]), stored["failed"], stored["refused"])
+                    time = datetime.fromisoformat(stored["time"]).astimezone(UTC)
+                    yield Failure(time, int(stored["failed"]), int(stored["refused"]))
