@@ -219,6 +219,7 @@ def test_a_watch_that_sees_nothing_says_so_once(instance, tmp_path):
     world.tick()
     [blind] = world.evaluations(BLIND)
     assert not blind.passed and "alarm was never materialized" in blind.description
+    assert blind.description.endswith("calibrates the alarm.")
     world.materialize("history", "service", "alarm")
     world.begin()
     world.tick()

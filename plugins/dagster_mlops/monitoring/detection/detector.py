@@ -266,7 +266,7 @@ def _promise(
     tops: int,
     short: bool,
 ) -> str:
-    rate = f"{alarms:g} false alarm(s) per {per / timedelta(days=1):g} days for the whole model"
+    rate = f"{alarms:g} false alarm{'s' * (alarms != 1)} per {per / timedelta(days=1):g} days for the whole model"
     basis = f"{len(windows):,} windows of {days:.0f} days in {weeks} calendar weeks"
     text = f"{rate}, from {basis}: {incidents:.1f} expected in them, extrapolated from {tops} peaks."
     if short:

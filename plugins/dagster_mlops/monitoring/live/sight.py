@@ -54,7 +54,7 @@ def evaluations(
     metadata: Mapping[str, Any],
 ) -> list[dg.AssetCheckEvaluation]:
     """The evaluation that says so, unless the last one says the same and is less than an hour old."""
-    reason = "; ".join(texts)
+    reason = "; ".join(text.removesuffix(".") for text in texts)
     record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(key, CHECK))
     if record and isinstance(record.evaluation, dg.AssetCheckEvaluation):
         before = record.evaluation.metadata.get(facts.REASON)
