@@ -1,5 +1,6 @@
 """People are told once of each incident of an asset check, reminded until someone takes care, and told of its end."""
 
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from dagster_mlops.cli import app
+from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring import alert_sensor
-from dagster_mlops.monitoring.alerts.acknowledgement import acknowledge
+from dagster_mlops.monitoring.alerts import sensor as alerts_module
+from dagster_mlops.monitoring.alerts.acknowledgement import acknowledge, expect_incident
 from dagster_mlops.monitoring.alerts.alert import Case
 
 KEY = dg.AssetCheckKey(dg.AssetKey("deployment"), "divergence")
@@ -189,3 +192,45 @@ def test_options_that_could_not_work_are_refused(options):
 def test_a_case_survives_its_stored_form():
     case = Case(last=3, pending=(1, 2), incident="i")
     assert Case(**case._asdict()) == case
+
+
+def test_a_call_that_hangs_holds_up_no_other_check_and_is_not_repeated_while_it_hangs(desk, instance, monkeypatch):
+    monkeypatch.setattr(alerts_module, "_SEND", 1.01)
+    release, calls = threading.Event(), []
+
+    def send(alert, context):
+        calls.append(alert.check)
+        if alert.check == "deployment:divergence" and not release.wait(60):
+            raise TimeoutError
+
+    sensor = alert_sensor(checks=["deployment:divergence", "deployment:blind"], send=send)
+
+    def tick(cursor) -> Any:
+        return sensor(dg.build_sensor_context(instance, cursor=cursor))
+
+    desk.evaluate(False)
+    instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(asset_key=KEY.asset_key, check_name="blind", passed=False, metadata={})
+    )
+    first = tick(None)
+    assert calls == ["deployment:divergence", "deployment:blind"] and "time limit" in first.skip_reason.skip_message
+    second = tick(first.cursor)
+    assert calls == ["deployment:divergence", "deployment:blind"] and "hangs" in second.skip_reason.skip_message
+    release.set()
+
+
+def test_a_cursor_that_cannot_be_read_tells_of_checks_that_fail_again(desk):
+    desk.evaluate(False)
+    for cursor in ("nonsense", "[]", '{"checks": {"deployment:divergence": {"former": 1}}}'):
+        desk.cursor = cursor
+        assert desk.tick() == ["detected"]
+
+
+def test_what_is_no_incident_cannot_be_acknowledged(desk, instance):
+    desk.evaluate(False, "detected", "2026-03-01T00:00:00+00:00")
+    desk.evaluate(False)
+    desk.tick()
+    for incident in ("2026-03-01T00:00:00+00:00", desk.alerts[0].incident):
+        expect_incident(instance, KEY, incident)
+    with pytest.raises(MonitoringError, match="has no incident 'other'; its latest is"):
+        expect_incident(instance, KEY, "other")

@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -16,8 +17,12 @@ from dagster_mlops.monitoring import (
     divergence_sensor,
     incident_report_asset,
 )
+from dagster_mlops.monitoring.detection import ColumnScore, Judgement
 from dagster_mlops.monitoring.live import sensor as live_sensor
+from dagster_mlops.monitoring.live.evaluations import divergence
+from dagster_mlops.monitoring.live.incidents import Incident
 from dagster_mlops.monitoring.live.metrics import PREFIX
+from dagster_mlops.monitoring.live.watch import Verdict, Watch
 from tests.support.logged_traffic import COLUMNS, OUTPUTS, log_of, traffic
 
 EVERY = timedelta(hours=1)
@@ -68,7 +73,6 @@ class World:
     def begin(self):
         """Let the watch begin twelve hours ago."""
         from dagster_mlops.monitoring.live.state_files import StateFiles
-        from dagster_mlops.monitoring.live.watch import Watch
 
         repository = self.defs.get_repository_def()
         context: Any = dg.build_sensor_context(self.instance, repository_def=repository)
@@ -277,3 +281,32 @@ def test_an_alarm_that_could_not_work_is_refused_when_it_is_defined(options):
 def test_a_sensor_that_could_not_work_is_refused_when_it_is_defined(options):
     with pytest.raises(dg.DagsterInvalidDefinitionError):
         divergence_sensor(deployment="service", alarm="alarm", **options)
+
+
+def test_a_watch_that_crashes_is_blind(calibrated, monkeypatch):
+    log_of(calibrated.log, broken(calibrated, hours=2))
+    monkeypatch.setattr(Watch, "step", lambda *_: 1 / 0)
+    before = calibrated.cursor
+    calibrated.tick()
+    [blind] = calibrated.evaluations(BLIND)
+    assert not blind.passed and "the watch crashed: ZeroDivisionError" in blind.description
+    monkeypatch.undo()
+    assert calibrated.cursor == before
+    calibrated.tick()
+    assert len(calibrated.evaluations()) == 2 and calibrated.evaluations(BLIND)[-1].passed
+
+
+def test_names_that_are_long_or_orders_to_a_terminal_are_shown_as_short_texts():
+    long, moving = "n" * 1_000_000, "late\n\x1b[2K✓"
+    scores = [ColumnScore(name, "missing", 9.0, 1.0, 0.0) for name in (long, moving)]
+    time = datetime(2026, 3, 1, tzinfo=UTC)
+    columns = (long, moving, *(f"c{i}" for i in range(100)))
+    incident = Incident(time.isoformat(), time, time, columns=columns)
+    versions = {long: 1}
+    verdict = Verdict("detected", time, time, 9, versions, Judgement(9.0, 1.0, "", tuple(scores)), incident)
+    alarm: Any = SimpleNamespace(name="alarm", digest="0" * 64)
+    options: Any = {"name": "divergence", "severity": "WARN", "judged_at": time, "late": 0}
+    evaluation = divergence(verdict, alarm, dg.AssetKey("service"), None, **options)
+    texts = f"{evaluation.description} {evaluation.metadata}"
+    assert len(texts) < 8_000 and "\x1b" not in texts and "\n" not in (evaluation.description or "")
+    assert "72 more" in str(value(evaluation, "incident_columns"))

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring import response_sensor
 
 KEY = dg.AssetCheckKey(dg.AssetKey("deployment"), "divergence")
@@ -87,3 +88,11 @@ def test_options_that_could_not_work_are_refused(options):
     chosen = {"check": "a:b", "asset_selection": [model], **options}
     with pytest.raises(dg.DagsterInvalidDefinitionError, match="response_sensor"):
         response_sensor(**{name: value for name, value in chosen.items() if value is not None})
+
+
+def test_an_answer_of_ready_that_is_no_reason_and_a_cursor_that_cannot_be_read_start_no_run(answer, instance):
+    with pytest.raises(MonitoringError, match="ready has returned True"):
+        answer("a", ready=lambda context: True)
+    sensor = response_sensor(check="deployment:divergence", asset_selection=[model])
+    with pytest.raises(MonitoringError, match="Reset it"):
+        sensor(dg.build_sensor_context(instance, cursor="nonsense"))

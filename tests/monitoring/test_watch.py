@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from dagster_mlops.monitoring.alarm.calibration import calibrate
 from dagster_mlops.monitoring.alarm.requests import OUTCOME
 from dagster_mlops.monitoring.alarm.value import Alarm, Size
 from dagster_mlops.monitoring.live import sight
+from dagster_mlops.monitoring.live.progress import Progress
 from dagster_mlops.monitoring.live.state_files import StateFiles
 from dagster_mlops.monitoring.live.watch import Step, Watch
 from dagster_mlops.serving.runtime.log.predictions import Rows
@@ -264,3 +266,26 @@ def test_no_row_of_a_client_changes_what_the_watch_sees_of_the_others(alarm, tmp
     log.write_frame(traffic(LIVE + timedelta(days=1), 0.5, seed=4).assign(temp=None))
     verdicts, _ = verdicts_of(Watch(alarm, tmp_path), progress=step.progress, now=now + timedelta(days=1))
     assert verdicts[0].state == "detected"
+
+
+def test_windows_of_a_machine_whose_clock_is_behind_end_after_those_before(alarms, tmp_path):
+    watch, rows = Watch(alarms[Size(rows=60)], tmp_path), rows_of(0.25)
+    log = log_of(tmp_path, rows.iloc[120:180])
+    first, step = verdicts_of(watch)
+    log.write_frame(rows.iloc[:120])
+    later, _ = verdicts_of(watch, progress=step.progress)
+    ends = [verdict.end for verdict in [*first, *later]]
+    assert len(ends) == 3 and ends == sorted(set(ends))
+
+
+def test_two_watches_of_one_folder_leave_each_other_the_state(tmp_path):
+    files, empty = StateFiles(tmp_path), Progress("alarm", LIVE)
+    cursors = ["", ""]
+    for _ in range(4):
+        cursors = [files.write(empty, cursor) for cursor in cursors]
+        assert [files.read(cursor) for cursor in cursors] == [empty, empty]
+    assert len(list(tmp_path.iterdir())) == 4
+    long_ago = LIVE.timestamp()
+    os.utime(tmp_path / f"{cursors[0]}.json", (long_ago, long_ago))
+    files.write(empty, cursors[1])
+    assert not (tmp_path / f"{cursors[0]}.json").exists()

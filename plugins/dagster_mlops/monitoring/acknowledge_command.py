@@ -27,7 +27,7 @@ def acknowledge(
 
     from dagster_mlops.core.asset_keys import asset_key
     from dagster_mlops.monitoring.alerts.acknowledgement import acknowledge as write_down
-    from dagster_mlops.monitoring.alerts.acknowledgement import open_incident
+    from dagster_mlops.monitoring.alerts.acknowledgement import expect_incident, open_incident
     from dagster_mlops.promotion.author import user
 
     asset, _, name = check.rpartition(":")
@@ -37,6 +37,8 @@ def acknowledge(
         if instance is None:
             fail(f"an acknowledgement is kept in Dagster's event log: {HOME_HINT}")
         key = dg.AssetCheckKey(asset_key(asset), name)
+        if incident:
+            expect_incident(instance, key, incident)
         incident = incident or open_incident(instance, key)
         write_down(instance, key, incident, by=by or user(), note=note)
     typer.echo(line(f"✓ Incident {incident} of {check} is acknowledged."))

@@ -1,11 +1,14 @@
 """Acknowledgements of incidents: observations of the asset in Dagster's event log, so that all who look see them."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.facts import INCIDENT
 
 _BY, _NOTE, _CHECK = "monitoring/acknowledged_by", "monitoring/note", "monitoring/check"
+_EVALUATIONS = 1_000  # of a check, among which an incident is looked for
 _READ = 200  # observations of an asset among which acknowledgements are looked for
 
 
@@ -24,6 +27,23 @@ def acknowledge(
     instance.report_runless_asset_event(
         dg.AssetObservation(asset_key=check.asset_key, description=text, metadata=metadata)
     )
+
+
+def expect_incident(instance: dg.DagsterInstance, check: dg.AssetCheckKey, incident: str) -> None:
+    """Refuse what is not an incident of a check: one that an evaluation names, or the time of one that names none.
+
+    Raises:
+        MonitoringError: No evaluation has it.
+    """
+    known = []
+    for record in instance.event_log_storage.get_asset_check_execution_history(check, limit=_EVALUATIONS):
+        if isinstance(record.evaluation, dg.AssetCheckEvaluation) and not record.evaluation.passed:
+            named = record.evaluation.metadata.get(INCIDENT)
+            time = datetime.fromtimestamp(record.create_timestamp, UTC).isoformat()
+            known.append(str(named.value) if named else time)
+    if incident not in known:
+        latest = f"its latest is {known[0]!r}" if known else "it has none"
+        raise MonitoringError(f"{check.to_user_string()} has no incident {incident!r}; {latest}.")
 
 
 def acknowledged_by(instance: dg.DagsterInstance, check: dg.AssetCheckKey, incident: str) -> str:

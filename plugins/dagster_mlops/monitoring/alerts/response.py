@@ -11,6 +11,7 @@ from dagster_mlops.core.argument_types import refuse_mistyped
 from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.options import known_options
+from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.alerts.alert import Evaluation
 
 _WEEK = timedelta(days=7)
@@ -83,7 +84,10 @@ def response_sensor(
             return f"the last run was requested less than {cool_off} ago"
         if len(requests) >= runs_per_week:
             return f"{runs_per_week} runs were requested in the last seven days"
-        return (ready(context) if ready else "") or ""
+        reason = (ready(context) if ready else None) or ""
+        if not isinstance(reason, str):
+            raise MonitoringError(f"ready has returned {reason!r}. Return None for a run, or else why it is too early.")
+        return reason
 
     @dg.sensor(
         name=name or f"{'_'.join(key.asset_key.path)}_{check_name}_response",
@@ -93,7 +97,10 @@ def response_sensor(
     )
     def response(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         time = datetime.now(UTC)
-        past = _Past(**json.loads(context.cursor or "{}"))
+        try:
+            past = _Past(**json.loads(context.cursor or "{}"))
+        except (ValueError, TypeError) as error:  # which runs it has requested is not known
+            raise MonitoringError(f"the cursor cannot be read ({error}). Reset it in Dagster to begin anew.") from error
         recent = tuple(each for each in past.requests if time - datetime.fromisoformat(each) < _WEEK)
         past = _with(past._replace(requests=recent), context.instance, key)
         if not past.incident:

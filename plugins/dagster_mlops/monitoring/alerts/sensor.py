@@ -7,6 +7,7 @@ Dagster's own alerts are for runs: a failed check does not fail its run, and an 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
 import dagster as dg
@@ -15,12 +16,15 @@ from dagster_mlops.core.argument_types import refuse_mistyped
 from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.options import known_options
+from dagster_mlops.core.terminal import error_line
 from dagster_mlops.monitoring.alerts.acknowledgement import acknowledged_by
 from dagster_mlops.monitoring.alerts.alert import Alert, Case, Evaluation
+from dagster_mlops.tools import answer_within
 
 _FEW, _MOST = 50, 1_000  # evaluations of a check that a tick reads
 _RUNS_END = timedelta(days=1)  # a check whose run has not ended by then died with it
 _FORM = 1
+_SEND, _TICK = 20, 40  # seconds of one call of send, and of all of a tick
 
 
 def alert_sensor(
@@ -47,8 +51,8 @@ def alert_sensor(
     last one continues it: nothing is sent. Evaluations that could not judge change nothing. The first tick tells of
     checks that fail already.
 
-    Where `send` raises, it is called again in the next tick, and what follows it waits: an alert may come twice, when
-    the daemon is killed right after it, and is never lost.
+    Where `send` raises or takes longer than 20 seconds, it is called again in the next tick, and what follows it waits:
+    an alert may come twice, when the daemon is killed right after it, and is never lost.
 
     Args:
         checks: Asset checks, each as ``asset:check``.
@@ -75,7 +79,29 @@ def alert_sensor(
     )
     keys = {check: dg.AssetCheckKey(asset_key(check.rpartition(":")[0]), check.rpartition(":")[2]) for check in checks}
 
-    def deliver(context: dg.SensorEvaluationContext, check: str, before: Case | None) -> Iterator[Case]:
+    hanging: set[str] = set()  # checks for which a call of send has not returned
+
+    def sent(alert: Alert, context: dg.SensorEvaluationContext, deadline: float) -> None:
+        """Call `send`, for a part of the tick: Dagster ends one after a minute, and forgets what was sent in it."""
+        left = min(deadline - monotonic(), _SEND)
+        if alert.check in hanging or left < 1:
+            reason = "the last call of send hangs" if alert.check in hanging else "other calls of send took too long"
+            raise TimeoutError(f"{reason}; it comes in a later tick.")
+        hanging.add(alert.check)
+
+        def call() -> bool:
+            try:
+                send(alert, context)
+            finally:
+                hanging.discard(alert.check)
+            return True
+
+        if not answer_within(left, call):
+            raise TimeoutError(f"send has not returned after {left:.0f} seconds. Give its request a time limit.")
+
+    def deliver(
+        context: dg.SensorEvaluationContext, check: str, before: Case | None, deadline: float
+    ) -> Iterator[Case]:
         """The case after each step that is done for good: a step ends when its alert was sent."""
         case = before or Case()
         for evaluation in _unread(context.instance, keys[check], before):
@@ -84,12 +110,12 @@ def alert_sensor(
                 continue
             case, alert = case.after(evaluation, check, cooldown)
             if alert and (tell_recovery or alert.event != "recovered"):
-                send(alert, context)
+                sent(alert, context, deadline)
             yield case
         if remind_after:
             after, alert = case.reminder(check, datetime.now(UTC), remind_after)
             if alert and not acknowledged_by(context.instance, keys[check], case.incident):
-                send(alert, context)
+                sent(alert, context, deadline)
             yield after
 
     @dg.sensor(
@@ -103,12 +129,19 @@ def alert_sensor(
         },
     )
     def alerts(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        stored = json.loads(context.cursor or "{}")
-        cases = {check: Case(**case) for check, case in stored.get("checks", {}).items()}
+        deadline = monotonic() + _TICK
+        try:
+            stored = json.loads(context.cursor)["checks"] if context.cursor else {}
+            cases = {check: Case(**case) for check, case in stored.items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            context.log.error(
+                f"The cursor cannot be read, so alerts of checks that fail are sent again: {error_line(error)}"
+            )
+            cases = {}
         failures = []
         for check in checks:
             try:
-                for case in deliver(context, check, cases.get(check)):
+                for case in deliver(context, check, cases.get(check), deadline):
                     cases[check] = case
             except Exception as error:  # noqa: BLE001 - other checks go on, and this alert comes in the next tick
                 failures.append(f"{check}: {type(error).__name__}: {error}")

@@ -3,7 +3,10 @@
 from typing import Any, Literal
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.metadata import shorten
+from dagster_mlops.core.terminal import line
 
+_LONG = 80  # characters of a column's name
 What = Literal["distribution", "mean", "spread", "missing", "malformed", "unseen", "far below", "far above", "relation"]
 
 
@@ -34,12 +37,13 @@ class ColumnScore:
         >>> ColumnScore("wind", "missing", 9.5, 0.31, 0.02).text()
         'wind: 31.0 % missing, 2.0 % expected'
         """
+        name = shorten(line(self.column), _LONG)
         if self.what in ("mean", "spread"):
-            return f"{self.column}: {self.what} {self.value:.6g}, {self.expected:.6g} expected"
+            return f"{name}: {self.what} {self.value:.6g}, {self.expected:.6g} expected"
         if self.what == "distribution":
-            return f"{self.column}: {100 * self.value:.1f} % of rows distributed differently"
+            return f"{name}: {100 * self.value:.1f} % of rows distributed differently"
         what = "of rows unusual" if self.what == "relation" else self.what
-        return f"{self.column}: {100 * self.value:.1f} % {what}, {100 * self.expected:.1f} % expected"
+        return f"{name}: {100 * self.value:.1f} % {what}, {100 * self.expected:.1f} % expected"
 
 
 @lazy_dataclass(frozen=True)

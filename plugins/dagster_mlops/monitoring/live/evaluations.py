@@ -1,11 +1,13 @@
 """Verdicts as evaluations of asset checks that no run has made: what they say is in their metadata."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.metadata import table
+from dagster_mlops.core.metadata import shorten, table
+from dagster_mlops.core.terminal import line
 from dagster_mlops.monitoring import facts
 from dagster_mlops.monitoring.alarm.requests import OUTCOME
 from dagster_mlops.monitoring.alarm.value import Alarm
@@ -13,6 +15,7 @@ from dagster_mlops.monitoring.detection import ColumnScore
 from dagster_mlops.monitoring.live.watch import Verdict
 
 DIVERGENCE = "divergence"
+_NAMES = 30
 _SHOWN, _SHOWN_OK = 12, 3  # scores; the event log has a verdict for each window, and most are ok
 
 
@@ -36,7 +39,7 @@ def divergence(
         facts.LAG: round((judged_at - verdict.end).total_seconds(), 3),  # seconds
         facts.LATE_ROWS: late,
         "monitoring/alarm": f"{alarm.name} {alarm.digest[:12]}",
-        "monitoring/model_versions": ", ".join(sorted(verdict.versions)),
+        "monitoring/model_versions": _names(sorted(verdict.versions)),
     }
     metadata |= {f"monitoring/{kind}_requests": count for kind, count in verdict.requests._asdict().items() if count}
     if verdict.reason:
@@ -49,7 +52,7 @@ def divergence(
             facts.INCIDENT: incident.id,
             "monitoring/incident_since": incident.since.isoformat(),
             "monitoring/incident_windows": incident.windows,
-            facts.INCIDENT_COLUMNS: ", ".join(incident.columns),
+            facts.INCIDENT_COLUMNS: _names(incident.columns),
         }
     return dg.AssetCheckEvaluation(
         asset_key=key,
@@ -78,7 +81,7 @@ def sentence(verdict: Verdict) -> str:
     if verdict.state == "suspected":
         return f"Suspected, {rows}: {columns}"
     if not verdict.judgement.alarming and incident:
-        return f"Not yet recovered, {rows}: {', '.join(incident.columns)}."
+        return f"Not yet recovered, {rows}: {_names(incident.columns)}."
     return f"Other than in its history, {rows}: {columns}"
 
 
@@ -90,6 +93,12 @@ def _finding(score: ColumnScore, verdict: Verdict) -> str:
     return f"{text} (of {verdict.rows:,} answered ones, {100 * score.value:.1f} %, {usual})"
 
 
+def _names(names: Sequence[str]) -> str:
+    """The first names, each short and in one line: data may have any."""
+    more = [f"{len(names) - _NAMES} more"] if len(names) > _NAMES else []
+    return ", ".join([*(shorten(line(name), 80) for name in names[:_NAMES]), *more])
+
+
 def _row(score: ColumnScore) -> dict[str, Any]:
     values = {name: f"{getattr(score, name):.6g}" for name in ("z", "value", "expected")}
-    return {"column": score.column, "what": score.what, **values, "finding": score.text()}
+    return {"column": _names([score.column]), "what": score.what, **values, "finding": score.text()}

@@ -13,6 +13,7 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest_event
 from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.options import known_options
+from dagster_mlops.core.terminal import error_line
 from dagster_mlops.core.upstream import target_of
 from dagster_mlops.errors import DeploymentError, MonitoringError
 from dagster_mlops.monitoring.alarm.value import Alarm
@@ -22,6 +23,7 @@ from dagster_mlops.monitoring.live.incidents import Persistence
 from dagster_mlops.monitoring.live.progress import Progress
 from dagster_mlops.monitoring.live.state_files import StateFiles
 from dagster_mlops.monitoring.live.watch import Watch
+from dagster_mlops.provenance import mask_credentials
 from dagster_mlops.serving.checks import live_record
 
 _REPEATED = 20  # evaluations among which the last window is looked for
@@ -117,9 +119,11 @@ def divergence_sensor(
             step = watch.step(before or watch.begin(_latest_window(context.instance, id) or time), time)
             is_news = step.rows or step.verdicts or not before
             cursor = files.write(step.progress, context.cursor) if is_news else context.cursor
-        except MonitoringError as error:
-            context.log.error(str(error))
-            blind = sight.evaluations(context.instance, key, judged, time, [str(error)], {})
+        except Exception as error:
+            is_ours = isinstance(error, MonitoringError)
+            text = str(error) if is_ours else f"the watch crashed: {mask_credentials(error_line(error))}"
+            context.log.error(text, exc_info=not is_ours)
+            blind = sight.evaluations(context.instance, key, judged, time, [text], {})
             return dg.SensorResult(asset_events=blind, cursor=context.cursor)
         latest = _latest_window(context.instance, id) if step.verdicts else None
         events = [

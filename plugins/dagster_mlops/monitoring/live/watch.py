@@ -6,6 +6,7 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
+from dagster_mlops.core.timestamps import MICROSECOND
 from dagster_mlops.monitoring.alarm.requests import Failed
 from dagster_mlops.monitoring.alarm.value import Alarm
 from dagster_mlops.monitoring.detection import Judgement, Recent
@@ -94,7 +95,9 @@ class Watch(NamedTuple):
             due, requests = with_failures(due, windows, self.alarm, self.log, since, until)
         recent, course, closed, verdicts = progress.recent, progress.course, progress.closed, []
         for window in due:
-            closed = windows.end_of(window)
+            end = windows.end_of(window)
+            # Rows of a machine whose clock is behind may fill a window by rows after one that ends later.
+            closed = max(end, closed + MICROSECOND) if closed else end
             content = Window(window.start, closed, window.counts)
             verdict, course = self._verdict(window, content, recent, course, requests.get(window.start, Failed()))
             if verdict.judgement and not verdict.judgement.alarm:
