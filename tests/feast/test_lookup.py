@@ -21,7 +21,8 @@ from dagster_mlops.feast import FeastResource, OnlineLookup
 from dagster_mlops.serving import PredictionLog
 from dagster_mlops.serving.golden.entities import with_entities
 from dagster_mlops.serving.golden.golden_set import Golden, score_golden
-from dagster_mlops.serving.runtime.app import Limits, PredictionApp
+from dagster_mlops.serving.runtime.app import PredictionApp
+from dagster_mlops.serving.runtime.limits import Limits
 from dagster_mlops.serving.runtime.lookup import Lookups
 from tests.support import known_warnings
 from tests.support.asgi import answer

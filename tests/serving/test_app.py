@@ -19,8 +19,9 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from sklearn.linear_model import LinearRegression
 
 from dagster_mlops.serving.runtime import PredictionLog
-from dagster_mlops.serving.runtime.app import Limits, PredictionApp
+from dagster_mlops.serving.runtime.app import PredictionApp
 from dagster_mlops.serving.runtime.attempts import NUMBER, TOKEN, Attempts
+from dagster_mlops.serving.runtime.limits import Limits
 from dagster_mlops.serving.runtime.log.predictions import SHADOW
 from dagster_mlops.serving.runtime.scorer import Scorer
 from tests.support import known_warnings

@@ -24,7 +24,8 @@ from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving.golden.answers import expected_answers, largest_difference
 from dagster_mlops.serving.golden.golden_set import score_golden, spread
 from dagster_mlops.serving.runtime import outputs, schema
-from dagster_mlops.serving.runtime.app import Limits, PredictionApp
+from dagster_mlops.serving.runtime.app import PredictionApp
+from dagster_mlops.serving.runtime.limits import Limits
 from tests.support import known_warnings
 from tests.support.asgi import answer
 from tests.support.http_servers import QuietHandler, QuietServer, serving

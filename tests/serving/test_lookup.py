@@ -11,7 +11,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema
 
 from dagster_mlops.serving import PredictionLog
-from dagster_mlops.serving.runtime.app import Limits, PredictionApp
+from dagster_mlops.serving.runtime.app import PredictionApp
+from dagster_mlops.serving.runtime.limits import Limits
 from dagster_mlops.serving.runtime.lookup import load_lookup
 from tests.serving.test_app import ask
 from tests.support import known_warnings

@@ -15,7 +15,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema
 
 from dagster_mlops.serving.runtime import PredictionLog
-from dagster_mlops.serving.runtime.app import Limits, PredictionApp
+from dagster_mlops.serving.runtime.app import PredictionApp
+from dagster_mlops.serving.runtime.limits import Limits
 from dagster_mlops.serving.runtime.watchdog import watch
 
 HANG, HANG_WITH_LOCK = -1.0, -2.0  # in place of the seconds of a row

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 # In a bento these stand beside this file; `bento_asset` rewrites the import.
 from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.serving.runtime import Attempts, PredictionLog
-from dagster_mlops.serving.runtime.app import Limits, PredictionApp
+from dagster_mlops.serving.runtime.app import PredictionApp
 from dagster_mlops.serving.runtime.examples import examples_of
+from dagster_mlops.serving.runtime.limits import Limits
 from dagster_mlops.serving.runtime.lookup import load_lookup
 from dagster_mlops.serving.runtime.metrics import request_metrics
 from dagster_mlops.serving.runtime.watchdog import watch

@@ -5,18 +5,20 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from .attempts import NUMBER, TOKEN, Attempts
-from .log.predictions import PredictionLog, Rows, RowTooLarge
+from .bodies import LARGE, Bodies
+from .limits import Limits
+from .log.predictions import PredictionLog, Rows
 from .lookup import EntityError, Lookup, Lookups
 from .metrics import metrics_text
 from .openapi import openapi
-from .outputs import OutputError
+from .refusals import Gone, Refusal, refusal_of
 from .requests import ARROW, JSON, Request, RequestReader, checked_id, ids_of_rows
 from .scorer import Scorer
 from .scoring_thread import Job, ScoringThread
@@ -28,53 +30,8 @@ if TYPE_CHECKING:
 _Scope: TypeAlias = dict[str, Any]
 _Receive: TypeAlias = Callable[[], Awaitable[Any]]
 _Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
-_POSITIVE = Annotated[int, msgspec.Meta(gt=0)] | Annotated[float, msgspec.Meta(gt=0)]
-_LARGE = 2**18  # bytes of a body that would keep other requests waiting while it is parsed
 _logger = logging.getLogger("bentoml.dagster_mlops")
 _encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Of one worker: what a request may cost."""
-
-    timeout: float = 30
-    """Seconds from the whole request to its answer."""
-    body_timeout: float = 10
-    """Seconds that a client may take to send its body."""
-    body_bytes: int = 16 * 2**20
-    rows: int = 100_000
-    """Of one request."""
-    waiting: int = 1024
-    """Requests that wait for the model."""
-    held_bytes: int = 64 * 2**20
-    """Of all bodies until they are answered. Those of 256 KiB or less are always taken; their number is limited."""
-    threads: int = 1
-    """That score. More help a model that waits, or computes outside of Python; it must then be safe in threads."""
-
-    def changed_by(self, text: str) -> "Limits":
-        """These limits with those that a JSON object names.
-
-        >>> Limits().changed_by('{"rows": 10}').rows
-        10
-
-        Raises:
-            ValueError: it is not such an object, or a limit is not a positive number.
-        """
-        names = [field.name for field in fields(self)]
-        try:
-            changes: Any = msgspec.json.decode(text or "{}", type=dict[Literal[*names], _POSITIVE])
-        except msgspec.MsgspecError as error:
-            raise ValueError(f"DAGSTER_MLOPS_LIMITS: {error}. Its names are {', '.join(names)}.") from None
-        return replace(self, **changes)
-
-
-class Refusal(Exception):
-    """A request that is not answered with predictions."""
-
-    def __init__(self, status: int, error: object) -> None:
-        super().__init__(str(error))
-        self.status = status
 
 
 class PredictionApp:
@@ -88,7 +45,8 @@ class PredictionApp:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._waiting = self._held = 0
+        self._waiting = 0
+        self._bodies = Bodies(limits)
         self._log: PredictionLog | None = None
         self._counting: asyncio.TimerHandle | None = None
         self._reading = asyncio.Lock()
@@ -189,7 +147,7 @@ class PredictionApp:
             headers = headers or [(b"content-type", JSON.encode())]
             if status in (408, 413):  # the rest of the body is not read
                 headers = [*headers, (b"connection", b"close")]
-        except _Gone:
+        except Gone:
             return
         headers = [*headers, (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -225,11 +183,11 @@ class PredictionApp:
             raise Refusal(415, f"the body must be {JSON} or {ARROW}")
         if b"content-encoding" in sent:
             raise Refusal(415, "the body must not be compressed")
-        body = await self._body(sent, receive)
+        body = await self._bodies.read(sent, receive)
         try:
             return await self._answer_to(body, kind, sent, request_id, start)
         finally:
-            self._held -= len(body)
+            self._bodies.release(body)
 
     async def _answer_to(
         self, body: bytes, kind: str, sent: dict[bytes, bytes], request_id: str, start: float
@@ -237,7 +195,7 @@ class PredictionApp:
         assert self._reader is not None
         read = self._reader.json if kind == JSON else self._reader.arrow
         try:
-            if len(body) > _LARGE or kind == ARROW:
+            if len(body) > LARGE or kind == ARROW:
                 # One at a time: they would not be read faster together, and take much memory meanwhile.
                 async with self._reading:
                     request = await asyncio.to_thread(read, body)
@@ -307,7 +265,7 @@ class PredictionApp:
             raise Refusal(504, f"the model did not answer within {self._limits.timeout:g} s; nothing was logged")
         if job.error is None:
             return job
-        raise _refusal_of(job.error, facts)
+        raise refusal_of(job.error, _first_id(facts))
 
     def _write(self, jobs: list[Job]) -> None:
         """Log what was scored, before it is answered."""
@@ -315,34 +273,6 @@ class PredictionApp:
             logged = [job for job in jobs if job.facts and job.facts.mirrored == mirrored]
             if logged and (log := self._mirrored_log() if mirrored else self._log):
                 log.write_all([job.facts.rows(job.outputs) for job in logged])
-
-    async def _body(self, sent: dict[bytes, bytes], receive: _Receive) -> bytes:
-        limits, parts, size = self._limits, [], 0
-        too_large = Refusal(413, f"the body has more than {limits.body_bytes:,} bytes")
-        length = sent.get(b"content-length", b"0")
-        if not length.isdigit() or int(length[:20]) > limits.body_bytes:
-            raise too_large
-        try:
-            async with asyncio.timeout(limits.body_timeout):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    part = message.get("body", b"")
-                    size += len(part)
-                    self._held += len(part)
-                    parts.append(part)
-                    if size > limits.body_bytes:
-                        raise too_large
-                    if size > _LARGE and self._held > limits.held_bytes:
-                        raise Refusal(429, "too many large requests are being answered; try again")
-                    if not message.get("more_body"):
-                        return parts[0] if len(parts) == 1 else b"".join(parts)
-        except BaseException as error:
-            self._held -= size
-            if isinstance(error, TimeoutError):
-                raise Refusal(408, f"the body took longer than {limits.body_timeout:g} s") from None
-            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,10 +287,6 @@ class _Row:
     def rows(self, outputs: list[Any]) -> Rows:
         seconds = time.perf_counter() - self.start
         return Rows(self.inputs, outputs, self.ids, self.trace_id, seconds, self.params)
-
-
-class _Gone(Exception):
-    """The client has closed the connection."""
 
 
 _OF_INTEREST = frozenset(
@@ -380,18 +306,3 @@ _OF_INTEREST = frozenset(
 
 def _first_id(facts: "_Row | None") -> str:
     return facts.ids[0] if facts else "a probe"
-
-
-def _refusal_of(error: Exception, facts: "_Row | None") -> Refusal:
-    first = _first_id(facts)
-    if isinstance(error, RowTooLarge):
-        return Refusal(413, error)
-    if isinstance(error, OSError):
-        _logger.error("the prediction of %s cannot be logged: %s", first, error)
-        return Refusal(503, "the prediction cannot be logged, and so is not answered")
-    if isinstance(error, OutputError):
-        _logger.error("%s: %s", first, error)
-        return Refusal(500, "the model's output is not one value for each row")
-    # Its text may hold a customer's values or the model's internals: for the server's log, not for the client.
-    _logger.warning("the model refuses %s", first, exc_info=error)
-    return Refusal(422, "the model refuses these rows")
