@@ -1,14 +1,28 @@
 """The flights of 2013 with the scores of a boosted model that learnt from January and February."""
 
 import functools
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from assets.data import source_table
 
 
-@functools.cache
+class Flights(NamedTuple):
+    """Flights with scores, the model that made them, and its inputs."""
+
+    rows: pd.DataFrame
+    model: Any
+    inputs: list[str]
+
+
 def flight_scores() -> pd.DataFrame:
+    """The rows of :func:`scored_flights`."""
+    return scored_flights().rows
+
+
+@functools.cache
+def scored_flights() -> Flights:
     """Scheduled time, inputs, probability and label (late by more than 15 minutes) of each flight that arrived.
 
     The inputs are known at scheduled departure, or nearly: hourly weather, and what is on the ticket.
@@ -41,4 +55,4 @@ def flight_scores() -> pd.DataFrame:
     rows["probability"] = model.predict_proba(rows[inputs])[:, 1]
     rows["predicted"] = (rows["probability"] >= 0.5).astype(int)
     rows["month"] = months
-    return rows[["at", "month", "carrier", *inputs, "probability", "predicted", "late"]]
+    return Flights(rows[["at", "month", "carrier", *inputs, "probability", "predicted", "late"]], model, inputs)

@@ -60,7 +60,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "alarm_asset": {"history": "raw/weather", "time": "time_hour", "rows": 100},
     "alert_sensor": {"checks": ["raw/weather:divergence"], "send": print},
     "divergence_checks": {"deployment": "raw/weather"},
-    "divergence_sensor": {"deployment": "raw/weather", "alarm": "raw/weather", "report": "raw/weather"},
+    "divergence_sensor": dict.fromkeys(("deployment", "alarm", "report", "labels"), "raw/weather"),
     "incident_report_asset": {"deployment": "raw/weather", "alarm": "raw/weather"},
     "response_sensor": {"check": "raw/weather:divergence", "asset_selection": ["raw/weather"]},
     "bento_asset": {"promoted": "raw/weather"},

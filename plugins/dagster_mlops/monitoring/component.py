@@ -69,6 +69,10 @@ class DivergenceAlarmComponent(YamlFields, dg.Component):
     requests: str | None = Field(
         default=None, description="Folder of a log with the failed and refused requests of the history's time."
     )
+    label: str | None = Field(default=None, description="Column of the history's labels, to tell harm from change.")
+    prediction: str | None = Field(default=None, description="The one of outputs that is the probability of 1.")
+    max_drop: Share = Field(default=0.05, description="Relative drop of ROC AUC or log loss that is harm.")
+    labels: dg.ResolvedAssetKey | None = Field(default=None, description="Key of a feedback asset, with later labels.")
     prediction_log: str | None = Field(default=None, description="Folder of the log; the deployment's by default.")
     metrics_file: str | None = Field(default=None, description="File for Prometheus' node exporter, ending in .prom.")
     persistence: PersistenceFields = Field(default=PersistenceFields(), description="Windows that make an incident.")
@@ -99,6 +103,9 @@ class DivergenceAlarmComponent(YamlFields, dg.Component):
             minimum_effect=self.minimum_effect,
             zone=self.zone,
             slow=self.slow,
+            label=self.label,
+            prediction=self.prediction,
+            max_drop=self.max_drop,
             requests=self.requests,
             group_name=self.group_name,
         )
@@ -106,6 +113,7 @@ class DivergenceAlarmComponent(YamlFields, dg.Component):
         sensor = divergence_sensor(
             alarm=alarm,
             report=report,
+            labels=self.labels,
             persistence=Persistence(**vars(self.persistence)),
             metrics_file=self.metrics_file,
             patience=self.patience,

@@ -1,6 +1,6 @@
 """An asset that calibrates an alarm by the history of what a model saw and predicted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ def alarm_asset(
     zone: str = "UTC",
     slow: timedelta | None = None,
     requests: str | Path | None = None,
+    label: str | None = None,
+    prediction: str | None = None,
+    max_drop: float = 0.05,
+    predict: Callable[[Any], Any] | None = None,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset that learns what is normal from a history, and the score that so many false alarms exceed.
@@ -69,6 +73,12 @@ def alarm_asset(
             columns, under the same promise. In a history with a column ``seconds``, so many are usual as it has.
         requests: Folder of a prediction log whose servers have counted failed and refused requests in the time of the
             history. Without it, none of them are usual.
+        label: Column of the labels in the history, true/false or 1/0, which is not watched: with it, an alarm says if
+            the change is harmful, benign or undecided. So far for classification only.
+        prediction: The one of `outputs` that is the probability of 1.
+        max_drop: Smallest relative drop of ROC AUC or log loss that is harm.
+        predict: The model, as a function of a pandas frame of the watched inputs to probabilities of 1, with which
+            faults are rehearsed. A stand-in that learns its predictions from the history is asked unless given.
         asset_options: Anything else that :func:`dagster.asset` takes.
     """
     refuse_mistyped(alarm_asset, locals())
@@ -85,6 +95,11 @@ def alarm_asset(
             f"alarms={alarms} per {per} are more than one a day, and those within a day are one": alarms
             > max(per / timedelta(days=1), 1),
             f"minimum_effect={minimum_effect} is not from 0 to below 1": not 0 <= minimum_effect < 1,
+            "label and prediction go together: name both or neither": (label is None) != (prediction is None),
+            f"prediction={prediction!r} is none of outputs": prediction is not None
+            and prediction not in (outputs or {}),
+            f"label={label!r} is one of the columns": label is not None and label in (columns or ()),
+            f"max_drop={max_drop} is not between 0 and 1": not 0 < max_drop < 1,
             f"slow={slow} is not more than 0": slow is not None and slow <= timedelta(0),
             f"zone={zone!r} is not the name of a time zone, such as 'Europe/Vienna'": not is_zone(zone),
             "columns is empty": columns is not None and not columns,
@@ -123,6 +138,10 @@ def alarm_asset(
             minimum_effect=minimum_effect,
             zone=zone,
             slow=slow,
+            label=label,
+            prediction=prediction,
+            max_drop=max_drop,
+            predict=predict,
             requests=Path(requests).expanduser().resolve() if requests else None,
             model_version=versions.pop() if len(versions) == 1 else "",
         )

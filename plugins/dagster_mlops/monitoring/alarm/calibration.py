@@ -5,11 +5,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dagster_mlops.core.arrays import np
+from dagster_mlops.core.tables import as_frame
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring import facts
 from dagster_mlops.monitoring.alarm.requests import OUTCOME, failed_between, with_failures, with_kinds, with_outcomes
 from dagster_mlops.monitoring.alarm.value import Alarm, Size
 from dagster_mlops.monitoring.detection import Detector
+from dagster_mlops.monitoring.performance.harm import MAX_DROP, HarmScale
+from dagster_mlops.monitoring.performance.rehearsal import Predict
 from dagster_mlops.monitoring.windows import History, Profile, cut
 from dagster_mlops.monitoring.windows.values import batches
 
@@ -55,6 +59,10 @@ def calibrate(
     model_version: str,
     slow: timedelta | None = None,
     requests: Path | None = None,
+    label: str | None = None,
+    prediction: str | None = None,
+    max_drop: float = MAX_DROP,
+    predict: Predict | None = None,
 ) -> Calibration:
     """Learn bins and threshold from a table; see :func:`alarm_asset`.
 
@@ -62,7 +70,7 @@ def calibrate(
         MonitoringError: A column is not there, or the history is too short for what is asked.
     """
     first = next(iter(batches(history, None)), {})
-    columns = columns or [column for column in first if column not in ("", time)]
+    columns = columns or [column for column in first if column not in ("", time, label)]
     if not columns:
         raise MonitoringError(f"The history has no column to watch beside {time!r}.")
     seconds = slow.total_seconds() if slow else None
@@ -75,4 +83,10 @@ def calibrate(
         windows = cut(table, profile, times=time, rows=size.rows or None, every=size.every or None)
         windows = with_failures(windows, profile, requests)
     detector = Detector.calibrate(windows, profile=profile, alarms=alarms, per=per, minimum_effect=minimum_effect)
-    return Calibration(Alarm(name, detector, size, dict(outputs), model_version, seconds), windows)
+    harm = None
+    if label and prediction:
+        usual = int(np.median([window.counts.rows for window in windows.windows]))
+        ordered = as_frame(history, tool=facts.TOOL, error=MonitoringError).sort_values(time, kind="stable")
+        inputs = [name for name in columns if name not in outputs]
+        harm = HarmScale.learn(ordered, label, prediction, usual, columns=inputs, max_drop=max_drop, predict=predict)
+    return Calibration(Alarm(name, detector, size, dict(outputs), model_version, seconds, harm), windows)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.detection import Detector
+from dagster_mlops.monitoring.performance.harm import HarmScale
 
 _FORM = 1
 
@@ -48,6 +49,7 @@ class Alarm:
     outputs: Mapping[str, str]
     model_version: str = ""
     slow: float | None = None  # seconds from which a request counts as slow
+    harm: HarmScale | None = None
 
     @functools.cached_property
     def digest(self) -> str:
@@ -61,6 +63,7 @@ class Alarm:
             "outputs": dict(self.outputs),
             "model_version": self.model_version,
             "slow": self.slow,
+            "harm": self.harm and self.harm.to_dict(),
         }
         return {"form": _FORM, **facts, "size": self.size.to_dict(), "detector": self.detector.to_dict()}
 
@@ -76,7 +79,8 @@ class Alarm:
                 raise ValueError(f"form {stored['form']}")
             size, detector = Size.from_dict(stored["size"]), Detector.from_dict(stored["detector"])
             outputs = dict(stored["outputs"])
-            return cls(stored["name"], detector, size, outputs, stored["model_version"], stored["slow"])
+            harm = stored["harm"] and HarmScale.from_dict(stored["harm"])
+            return cls(stored["name"], detector, size, outputs, stored["model_version"], stored["slow"], harm)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MonitoringError(
                 f"what the asset holds is not an alarm ({type(error).__name__}: {error}). Materialize it again."

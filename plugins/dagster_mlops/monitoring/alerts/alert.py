@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import dagster as dg
 
-from dagster_mlops.monitoring.facts import INCIDENT, STATE
+from dagster_mlops.monitoring.facts import HARM, INCIDENT, STATE
 
 Event = Literal["detected", "reminder", "recovered"]
 
@@ -70,16 +70,19 @@ class Case(NamedTuple):
     sent: str = ""  # of the last alert about it
     severity: Literal["WARN", "ERROR"] = "WARN"
     text: str = ""
+    is_note: bool = False  # an incident that hurts no one, which is not sent
 
     def waiting_for(self, id: int) -> "Case":
         """The case with an evaluation to look at again."""
         return self._replace(last=max(self.last, id), pending=tuple(dict.fromkeys([*self.pending, id])))
 
-    def after(self, evaluation: Evaluation, check: str, cooldown: timedelta) -> "tuple[Case, Alert | None]":
+    def after(
+        self, evaluation: Evaluation, check: str, cooldown: timedelta, *, send_benign: bool = False
+    ) -> "tuple[Case, Alert | None]":
         """The case after an evaluation, and the alert that it makes.
 
         An incident that begins within `cooldown` after the last one continues it. An evaluation that could not judge
-        changes nothing.
+        changes nothing. A benign incident makes an alert when it turns out to be more than that.
         """
         read = self._replace(
             last=max(self.last, evaluation.id), pending=tuple(each for each in self.pending if each != evaluation.id)
@@ -90,21 +93,28 @@ class Case(NamedTuple):
         if evaluation.passed:
             if not self.is_open:
                 return read, None
-            alert = self.alert("recovered", check, evaluation.text, evaluation.metadata)
+            alert = None if self.is_note else self.alert("recovered", check, evaluation.text, evaluation.metadata)
             return read._replace(is_open=False, ended=time), alert
         facts: dict[str, Any] = {"is_open": True, "severity": evaluation.severity, "text": evaluation.text}
-        if self.is_open and evaluation.incident in ("", self.incident):
-            return read._replace(**facts), None
-        is_same = evaluation.incident == self.incident != ""
+        is_same = (
+            evaluation.incident in ("", self.incident) if self.is_open else evaluation.incident == self.incident != ""
+        )
+        harm = evaluation.metadata.get(HARM)
+        # Windows on the way to recovery do not say it again.
+        is_note = not send_benign and (harm == "benign" or (harm is None and is_same and self.is_note))
         is_soon = self.ended and evaluation.time - datetime.fromisoformat(self.ended) < cooldown
-        if not self.is_open and (is_same or is_soon):
-            return read._replace(**facts), None
-        opened = read._replace(**facts, incident=evaluation.incident or time, since=time, ended="", sent=time)
-        return opened, opened.alert("detected", check, evaluation.text, evaluation.metadata)
+        if is_same or (not self.is_open and is_soon):
+            if is_note or not self.is_note:
+                return read._replace(**facts), None
+            opened = read._replace(**facts, sent=time, is_note=False)
+        else:
+            begin = {"incident": evaluation.incident or time, "since": time, "ended": "", "sent": time}
+            opened = read._replace(**facts, **begin, is_note=is_note)
+        return opened, None if is_note else opened.alert("detected", check, evaluation.text, evaluation.metadata)
 
     def reminder(self, check: str, time: datetime, after: timedelta) -> "tuple[Case, Alert | None]":
         """The case and a reminder, if its incident is open and was last sent as long ago."""
-        if not self.is_open or time - datetime.fromisoformat(self.sent) < after:
+        if not self.is_open or self.is_note or time - datetime.fromisoformat(self.sent) < after:
             return self, None
         return self._replace(sent=time.isoformat()), self.alert("reminder", check, self.text, {})
 

@@ -35,6 +35,7 @@ def alert_sensor(
     remind_after: timedelta | None = timedelta(hours=8),
     cooldown: timedelta = timedelta(hours=1),
     tell_recovery: bool = True,
+    send_benign: bool = False,
     minimum_interval_seconds: int = 15,
     default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
     **sensor_options: Any,
@@ -61,6 +62,8 @@ def alert_sensor(
         remind_after: How long an incident stays open until it is sent again, unless someone has acknowledged it with
             ``dagster-mlops acknowledge``. None sends it once.
         cooldown: How soon after its end an incident continues, rather than being another.
+        send_benign: Send incidents that a watch calls benign (``monitoring/harm``), too, with severity WARN. By default
+            they stay on the asset's page, and one is sent when it turns out to be harmful, or undecided.
         tell_recovery: Send the end of an incident as well.
         sensor_options: Anything else that :func:`dagster.sensor` takes.
     """
@@ -108,7 +111,7 @@ def alert_sensor(
             if isinstance(evaluation, int):
                 case = case.waiting_for(evaluation)
                 continue
-            case, alert = case.after(evaluation, check, cooldown)
+            case, alert = case.after(evaluation, check, cooldown, send_benign=send_benign)
             if alert and (tell_recovery or alert.event != "recovered"):
                 sent(alert, context, deadline)
             yield case

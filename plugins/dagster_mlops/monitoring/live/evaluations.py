@@ -13,6 +13,7 @@ from dagster_mlops.monitoring.alarm.requests import OUTCOME
 from dagster_mlops.monitoring.alarm.value import Alarm
 from dagster_mlops.monitoring.detection import ColumnScore
 from dagster_mlops.monitoring.live.watch import Verdict
+from dagster_mlops.monitoring.performance.harm import Harm
 
 DIVERGENCE = "divergence"
 _NAMES = 30
@@ -29,6 +30,7 @@ def divergence(
     severity: str,
     judged_at: datetime,
     late: int,
+    harm: Harm | None = None,
 ) -> dg.AssetCheckEvaluation:
     """The evaluation of a window: failed while an incident is open, and passed where the window is undecided."""
     metadata: dict[str, Any] = {
@@ -47,6 +49,10 @@ def divergence(
     if judgement := verdict.judgement:
         metadata |= {facts.SCORE: judgement.score, facts.THRESHOLD: judgement.threshold}
         metadata |= table(facts.COLUMNS, map(_row, judgement.columns[: _SHOWN_OK if verdict.state == "ok" else _SHOWN]))
+    if harm:
+        metadata |= {facts.HARM: harm.verdict, "monitoring/harm_drop": harm.drop}
+        metadata |= {"monitoring/harm_basis": harm.basis, "monitoring/harm_reason": harm.text}
+        severity = {"harmful": "ERROR", "benign": "WARN"}.get(harm.verdict, severity)
     if incident := verdict.incident:
         metadata |= {
             facts.INCIDENT: incident.id,
@@ -60,7 +66,7 @@ def divergence(
         passed=verdict.state != "detected",
         severity=dg.AssetCheckSeverity(severity),
         metadata={k: v for k, v in metadata.items() if v is not None},
-        description=sentence(verdict),
+        description=f"{sentence(verdict)}{f' {harm.verdict.capitalize()}: {harm.text}.' if harm else ''}",
         target_materialization_data=target,
         blocking=False,
     )

@@ -1,6 +1,6 @@
 """A sensor that judges each window of a deployment's prediction log by itself, without a run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +10,6 @@ import dagster as dg
 
 from dagster_mlops.core.argument_types import refuse_mistyped
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
-from dagster_mlops.core.asset_records import latest_event
 from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.options import known_options
 from dagster_mlops.core.terminal import error_line
@@ -19,15 +18,18 @@ from dagster_mlops.errors import DeploymentError, MonitoringError
 from dagster_mlops.monitoring.alarm.value import Alarm
 from dagster_mlops.monitoring.facts import REPEATED, WINDOW_END
 from dagster_mlops.monitoring.live import evaluations, metrics, sight
+from dagster_mlops.monitoring.live.asset_values import latest_value
+from dagster_mlops.monitoring.live.harm import incident_harm
 from dagster_mlops.monitoring.live.incidents import Persistence
 from dagster_mlops.monitoring.live.progress import Progress
 from dagster_mlops.monitoring.live.state_files import StateFiles
-from dagster_mlops.monitoring.live.watch import Watch
+from dagster_mlops.monitoring.live.watch import Verdict, Watch
+from dagster_mlops.monitoring.performance.harm import Harm
 from dagster_mlops.provenance import mask_credentials
 from dagster_mlops.serving.checks import live_record
 
 _REPEATED = 20  # evaluations among which the last window is looked for
-_ALARMS: dict[dg.AssetKey, tuple[int, Alarm]] = {}  # the last one loaded, with the event that it is of
+_ALARMS: dict[dg.AssetKey, tuple[Any, Alarm]] = {}  # the last one loaded, with the value that it is of
 
 
 def divergence_sensor(
@@ -37,6 +39,7 @@ def divergence_sensor(
     prediction_log: str | Path | None = None,
     state_dir: str | Path | None = None,
     report: AssetLike | None = None,
+    labels: AssetLike | None = None,
     metrics_file: str | Path | None = None,
     name: str | None = None,
     check: str = evaluations.DIVERGENCE,
@@ -64,19 +67,21 @@ def divergence_sensor(
         prediction_log: Folder of the log; that of the deployment unless given.
         state_dir: Folder for what was read and counted so far; a folder in that of the log unless given.
         report: An ``incident_report_asset``, which a run materializes once for each incident.
+        labels: A ``feedback_asset``: where the alarm has a `label`, an incident with 200 labels is harmful or benign by
+            them, and by an estimate until then. It is loaded once for each materialization, while an incident is open.
         metrics_file: File for Prometheus' node exporter, which ends in ``.prom``: score, threshold, open incident, last
             look. A file that cannot be written is a line in the sensor's log.
         persistence: Windows that make an incident and end it.
         patience: How long after its end a window by time waits for rows of requests that take long.
         silence: Time without predictions after which the watch counts as blind. None for traffic that may stop.
-        severity: Severity of an evaluation that fails.
+        severity: Severity of an evaluation that fails, unless harm is known: harmful is an ERROR, benign a WARN.
         seconds: Longest time of reading in one evaluation of the sensor; Dagster ends one after 60 seconds.
         sensor_options: Anything else that :func:`dagster.sensor` takes.
     """
     refuse_mistyped(divergence_sensor, locals())
     key, alarm_key = asset_key(deployment), asset_key(alarm)
     id = dg.AssetCheckKey(key, check)
-    report_key = asset_key(report) if report else None
+    report_key, labels_key = (asset_key(each) if each else None for each in (report, labels))
     options = {"job", "jobs", "job_name", "target", "asset_selection"} & set(sensor_options)
     target: dict[str, Any] = {} if options else {"asset_selection": [report_key or key]}
     refuse_useless(
@@ -126,9 +131,18 @@ def divergence_sensor(
             blind = sight.evaluations(context.instance, key, judged, time, [text], {})
             return dg.SensorResult(asset_events=blind, cursor=context.cursor)
         latest = _latest_window(context.instance, id) if step.verdicts else None
+        harms = _harms(context, step.verdicts, alarm, log, labels_key)
         events = [
             evaluations.divergence(
-                verdict, alarm, key, judged, name=check, severity=severity, judged_at=time, late=step.progress.late
+                verdict,
+                alarm,
+                key,
+                judged,
+                name=check,
+                severity=severity,
+                judged_at=time,
+                late=step.progress.late,
+                harm=harms.get(verdict.incident.id) if verdict.incident and verdict.state == "detected" else None,
             )
             for verdict in step.verdicts
             # The daemon stores a cursor after the events: where it was killed between them, they are there already.
@@ -161,33 +175,45 @@ def divergence_sensor(
     return watch
 
 
+def _harms(
+    context: dg.SensorEvaluationContext,
+    verdicts: Sequence[Verdict],
+    alarm: Alarm,
+    log: Path,
+    labels: dg.AssetKey | None,
+) -> dict[str, Harm]:
+    """The harm of each incident, as of its last window in this tick, if there is one as of the last that alarms."""
+    detected = [verdict for verdict in verdicts if verdict.incident and verdict.state == "detected"]
+    detected.sort(key=lambda verdict: (bool(verdict.judgement and verdict.judgement.alarming), verdict.end))
+    last = {verdict.incident.id: verdict for verdict in detected if verdict.incident}
+    harms: dict[str, Harm] = {}
+    for incident, verdict in last.items():
+        try:
+            if harm := incident_harm(context, verdict, alarm, log, labels):
+                harms[incident] = harm
+        except Exception as error:  # noqa: BLE001 - it never costs a verdict
+            context.log.error(f"Harm is not judged: {mask_credentials(error_line(error))}")
+    return harms
+
+
 def load_alarm(context: dg.SensorEvaluationContext, key: dg.AssetKey) -> Alarm:
     """The latest alarm of an ``alarm_asset``, through its IO manager, once for each materialization.
 
     Raises:
         MonitoringError: It was never materialized, or cannot be loaded.
     """
-    event = latest_event(context.instance, key)
-    if event is None:
+    value = latest_value(context, key, "the alarm")
+    if value is None:
         raise MonitoringError(
             f"{key.to_user_string()} was never materialized. Materialize it: it calibrates the alarm."
         )
     stored = _ALARMS.get(key)
-    if stored and stored[0] == event.storage_id:
+    if stored and stored[0] is value:
         return stored[1]
-    if context.repository_def is None:
-        raise MonitoringError("the sensor has no repository, from which the alarm could be loaded.")
-    try:
-        value = context.repository_def.load_asset_value(key, instance=context.instance)
-    except Exception as error:
-        raise MonitoringError(
-            f"{key.to_user_string()} cannot be loaded through its IO manager: {type(error).__name__}: {error}. "
-            "The process that evaluates sensors must be able to read it."
-        ) from error
     alarm = Alarm.from_dict(value) if isinstance(value, Mapping) else value
     if not isinstance(alarm, Alarm):
         raise MonitoringError(f"{key.to_user_string()} holds a {type(value).__name__}, not an alarm of alarm_asset.")
-    _ALARMS[key] = event.storage_id, alarm
+    _ALARMS[key] = value, alarm
     return alarm
 
 

@@ -62,20 +62,20 @@ def estimated_performance(
     )
     if not len(current) or len(set(labels.tolist())) != 2:
         raise MonitoringError("an estimate needs predictions, and a reference with labels of both classes.")
-    calibrate = _calibration(labels, scores)
-    expected = {name: _expected(name, calibrate(current), current, threshold) for name in metrics}
+    calibrate = calibration(labels, scores)
+    expected = {name: expected_metric(name, calibrate(current), current, threshold) for name in metrics}
     errors = _errors(labels, scores, len(current), metrics, threshold)
     return [Estimate(name, expected[name], errors[name]) for name in metrics]
 
 
-def _calibration(labels: Array, scores: Array) -> Any:
+def calibration(labels: Array, scores: Array) -> Any:
     """A monotone map of scores to probabilities."""
     isotonic: Any = extra("sklearn.isotonic").IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
     isotonic.fit(scores, labels)
     return isotonic.predict
 
 
-def _expected(name: str, chances: Array, scores: Array, threshold: float) -> float:
+def expected_metric(name: str, chances: Array, scores: Array, threshold: float) -> float:
     """The expectation of a metric where each row is 1 with its own chance."""
     decisions = scores >= threshold
     hits, predicted, positive = chances[decisions].sum(), decisions.sum(), chances.sum()
@@ -111,12 +111,12 @@ def _errors(labels: Array, scores: Array, rows: int, metrics: Sequence[str], thr
     for half, other in zip(halves, reversed(halves), strict=True):
         if len(set(labels[other].tolist())) < 2:
             continue
-        calibrate = _calibration(labels[other], scores[other])
+        calibrate = calibration(labels[other], scores[other])
         for start, end in itertools.pairwise(np.arange(half[0], half[-1] + 2, rows)):
             window, answers = slice(start, end), labels[start:end]
             for name in metrics:
                 realized = builtin(name, threshold)(answers, scores[window])
-                difference = _expected(name, calibrate(scores[window]), scores[window], threshold) - realized
+                difference = expected_metric(name, calibrate(scores[window]), scores[window], threshold) - realized
                 if math.isfinite(difference):
                     differences[name].append(difference)
     return {
