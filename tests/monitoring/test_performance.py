@@ -178,3 +178,14 @@ def test_a_probability_a_billionth_above_one_is_one():
 def test_senseless_arguments_are_refused_when_the_check_is_defined(options, says):
     with pytest.raises(dg.DagsterInvalidDefinitionError, match=says):
         performance_check(asset="a", target="t", prediction="p", **options)
+
+
+@pytest.mark.parametrize("answer", [np.nan, np.inf])
+def test_labels_whose_predictions_are_not_finite_are_a_fault_and_not_too_few_labels(answer):
+    frame = traffic(600, 0)
+    lost = frame.assign(p=frame["p"].where(frame["id"] % 5 > 0, answer))
+    options = {"bounds": {"roc_auc": 0.5}, "min_labels": 100}
+    done = checked({"served": lost}, **options)
+    assert not done.passed and done.description == "120 of 600 rows with a label have no finite prediction"
+    few = checked({"served": frame.assign(p=frame["p"].where(frame["id"] % 50 > 0, answer))}, **options)
+    assert few.passed and facts(few)["monitoring/without_prediction"] == 12

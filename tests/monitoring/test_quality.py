@@ -191,3 +191,10 @@ def test_any_two_frames_have_findings(current, reference):
     rules = Rules(no_duplicates_of=["a", "b"], at_least={"a": "b"}, ranges={"a": (0, 1)})
     quality = examine(frames[0], rules, Expectations.learn(normalise(frames[1])))
     assert {f.column for f in quality.findings} == {"a", "b"}
+
+
+def test_names_of_any_length_make_no_long_result():
+    frame = pd.DataFrame({"n" * 1_000_000: [None] * 30, "late\n\x1b[2K": [None] * 30})
+    [done] = evaluated({"raw": frame}, data_quality_check(asset="raw", max_missing_share=0.1)).values()
+    assert not done.passed and len(f"{done.description}{facts(done)}") < 20_000
+    assert "\n" not in str(done.description) and "\x1b" not in str(done.description)

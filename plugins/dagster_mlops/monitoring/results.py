@@ -7,9 +7,12 @@ from typing import Any, Literal
 import dagster as dg
 
 from dagster_mlops.core.check_states import state_metadata
+from dagster_mlops.core.metadata import shorten
+from dagster_mlops.core.terminal import line
 from dagster_mlops.provenance import mask_credentials
 
 Severity = Literal["WARN", "ERROR"]
+_LONG = 2_000  # characters of a description: data may have any names
 SHOWN = 20  # per-column floats and table rows, worst first; a tool's report has more of them
 
 
@@ -20,7 +23,7 @@ def judged(
     return dg.AssetCheckResult(
         passed=not problem,
         severity=dg.AssetCheckSeverity(severity),
-        description=problem or otherwise,
+        description=shorten(line(problem or otherwise), _LONG),
         metadata={**metadata, **state_metadata(tool, "detected" if problem else "ok", problem[:1000])},
     )
 

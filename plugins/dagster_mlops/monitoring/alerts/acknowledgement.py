@@ -35,14 +35,14 @@ def expect_incident(instance: dg.DagsterInstance, check: dg.AssetCheckKey, incid
     Raises:
         MonitoringError: No evaluation has it.
     """
-    known = []
+    incidents = []
     for record in instance.event_log_storage.get_asset_check_execution_history(check, limit=_EVALUATIONS):
         if isinstance(record.evaluation, dg.AssetCheckEvaluation) and not record.evaluation.passed:
-            named = record.evaluation.metadata.get(INCIDENT)
+            value = record.evaluation.metadata.get(INCIDENT)
             time = datetime.fromtimestamp(record.create_timestamp, UTC).isoformat()
-            known.append(str(named.value) if named else time)
-    if incident not in known:
-        latest = f"its latest is {known[0]!r}" if known else "it has none"
+            incidents.append(str(value.value) if value else time)
+    if incident not in incidents:
+        latest = f"its latest is {incidents[0]!r}" if incidents else "it has none"
         raise MonitoringError(f"{check.to_user_string()} has no incident {incident!r}; {latest}.")
 
 

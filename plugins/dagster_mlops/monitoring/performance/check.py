@@ -20,6 +20,7 @@ from dagster_mlops.monitoring.performance.metrics import DEFAULTS, NAMES, Metric
 from dagster_mlops.monitoring.results import Severity, evaluation_id, judged, saved_report, undecided, with_deps
 
 _MOST_SEGMENTS = 10
+_FEW_BLANKS, _MOST_BLANKS = 20, 0.1  # rows with a label and without a prediction, and their share, that are a fault
 
 
 @runtime_checkable
@@ -70,6 +71,8 @@ def performance_check(
     Rows without a label yet are left out and counted. ``<tool>/state`` is ``ok``, ``detected`` or ``undecided``: with
     fewer than `min_labels` labels, with labels of one class, or where a metric is out of its limits by no more than
     chance explains. The last one passes, and is not green for :class:`dagster_mlops.promotion.GreenChecks`.
+
+    It fails when more than a tenth of the labelled rows have no finite prediction.
 
     Until labels are there, the reference lets expect the metrics of a classification: ``<tool>/estimated_roc_auc`` and
     ``estimated_log_loss`` by :func:`estimated_performance`, as notes without a verdict.
@@ -147,7 +150,7 @@ def performance_check(
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         # For steps, not for code locations.
         from dagster_mlops.monitoring.performance.judgement import Terms
-        from dagster_mlops.monitoring.performance.labelled import clean, with_labels
+        from dagster_mlops.monitoring.performance.labelled import clean, with_labels, without_prediction
         from dagster_mlops.monitoring.performance.parts import judge_parts
         from dagster_mlops.monitoring.plots import distributions
 
@@ -162,8 +165,12 @@ def performance_check(
             f"{prefix}/rows": len(predictions),
             f"{prefix}/labelled": len(labelled),
             f"{prefix}/unlabelled": len(predictions) - len(labelled),
+            f"{prefix}/without_prediction": (blanks := without_prediction(predictions, target, prediction)),
             f"{prefix}/false_alarm_rate": false_alarm_rate,
         }
+        if blanks >= _FEW_BLANKS and blanks > _MOST_BLANKS * (blanks + len(labelled)):
+            text = f"{blanks:,} of {blanks + len(labelled):,} rows with a label have no finite prediction"
+            return judged(prefix, text, metadata, severity=severity, otherwise="")
         baseline = None
         if reference_id:
             against = reference_partitions or reference_partitions_of(context, asset_id, reference_id, checked)

@@ -61,6 +61,13 @@ def clean(
     return data
 
 
+def without_prediction(frame: "pd.DataFrame", target: str, prediction: str) -> int:
+    """The rows with a label whose prediction is missing or not finite."""
+    columns: Any = frame.loc[:, ~frame.columns.duplicated()]  # of two columns of one name
+    numbers = np.asarray(pd.to_numeric(columns[prediction], errors="coerce"), float)
+    return int((~np.isfinite(numbers) & columns[target].notna().to_numpy()).sum())
+
+
 def require_columns(frame: "pd.DataFrame", columns: list[str], whose: str) -> None:
     """Refuse a frame that lacks a column.
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
-from dagster_mlops.core.metadata import table
+from dagster_mlops.core.metadata import shorten, table
+from dagster_mlops.core.terminal import line
 from dagster_mlops.monitoring.normalise import Frame
 
 
@@ -38,13 +39,13 @@ class Quality:
         share = [f.missing for f in self.findings if f.column in self.frame.kinds]
         rows = [
             {
-                "column": f.column,
+                "column": shorten(line(f.column), 80),
                 "kind": f.kind,
                 "missing": f.missing,
                 "malformed": f.malformed,
                 "out of range": f.out_of_range,
                 "unknown": f.unknown,
-                "verdict": "; ".join(f.problems) or "good",
+                "verdict": shorten(line("; ".join(f.problems)), 500) or "good",
             }
             for f in self.findings[:most]
         ]
