@@ -52,10 +52,10 @@ class Approval:
         Raises:
             DagsterInvalidDefinitionError: it cannot.
         """
-        listed = isinstance(self.approvers, list | tuple | set | frozenset)
-        names = self.approvers if listed else ()
+        is_list = isinstance(self.approvers, list | tuple | set | frozenset)
+        names = self.approvers if is_list else ()
         several = {name.strip().lower() if isinstance(name, str) else "" for name in names}
-        if not listed or "" in several:
+        if not is_list or "" in several:
             raise dg.DagsterInvalidDefinitionError(
                 f"Approval(approvers={self.approvers!r}): give a list of names, such as ['ann', 'bob']."
             )
@@ -204,8 +204,8 @@ def _names(person: str) -> set[str]:
 def authors_of(version: ModelVersion) -> list[str]:
     """The user who ran the training of a version, and the author of its commit, as far as their tools can say."""
     tools, refs = installed_tools(), list(version.upstream)
-    carried = version.tool_facts.get("authors")  # of a copy, whose training is on record elsewhere
-    names = [str(name) for name in carried] if isinstance(carried, list | tuple) else []
+    authors = version.tool_facts.get("authors")  # of a copy, whose training is on record elsewhere
+    names = [str(name) for name in authors] if isinstance(authors, list | tuple) else []
     for ref in refs:
         tool = tools.get(ref.tool)
         if ref.role not in ("training_run", "commit") or not isinstance(tool, Tool):

@@ -74,14 +74,18 @@ def model_copy_asset(
 
         origin = capable_resource(context, source, ModelRegistry)
         destination = capable_resource(context, registry, ModelRegistry)
-        made = made_by(context, guards[0], registered_model_name) if guards else None
-        if made:
-            is_maker = made.dagster_asset == guards[0].to_user_string()
-            require_gates(context, guards, {guards[0]: made.dagster_partition if is_maker else ""})
+        origin_record = made_by(context, guards[0], registered_model_name) if guards else None
+        if origin_record:
+            is_maker = origin_record.dagster_asset == guards[0].to_user_string()
+            require_gates(context, guards, {guards[0]: origin_record.dagster_partition if is_maker else ""})
         with TemporaryDirectory(prefix="dagster-mlops-") as scratch:
             # One after the other: a tool may have one active server in a process.
             with origin.models() as models:
-                version = version_of(models, made) if made else models.version(registered_model_name, f"@{alias}")
+                version = (
+                    version_of(models, origin_record)
+                    if origin_record
+                    else models.version(registered_model_name, f"@{alias}")
+                )
                 statement = statement_of(models, version, alias)
                 folder, sha256 = _files(models, version, Path(scratch))
                 metrics, training = models.metrics(version), _training(models, version)

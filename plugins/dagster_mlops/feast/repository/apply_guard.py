@@ -101,5 +101,5 @@ def _checkout(repo: Path) -> str:
     return f"{file.read_text()} {repo}" if file.exists() else ""
 
 
-def _differing(hashes: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
-    return sorted({name for name, _ in hashes.items() ^ others.items()})
+def _differing(hashes: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
+    return sorted({name for name, _ in hashes.items() ^ second.items()})

@@ -167,15 +167,15 @@ def open_requests(state_dir: Path, deployment: str) -> int:
 
 def counters(state_dir: Path, cluster: str, names: str) -> dict[str, int]:
     """Envoy's counters of a cluster whose names match a regular expression; none where Envoy does not run."""
-    found = _statistics(state_dir, rf"cluster\.{re.escape(cluster)}\.(.*\.)?({names})")
-    return {name: int(count) for name, count in found.items()}
+    values = _statistics(state_dir, rf"cluster\.{re.escape(cluster)}\.(.*\.)?({names})")
+    return {name: int(count) for name, count in values.items()}
 
 
 def _version(state_dir: Path) -> str:
     """The version of the listener that Envoy has; empty until that takes connections."""
     version, warming = "listener_manager.lds.version_text", "listener_manager.total_listeners_warming"
-    found = _statistics(state_dir, rf"{version}|{warming}")
-    return found.get(version, "").strip('"') if found.get(warming) == "0" else ""
+    values = _statistics(state_dir, rf"{version}|{warming}")
+    return values.get(version, "").strip('"') if values.get(warming) == "0" else ""
 
 
 def _statistics(state_dir: Path, names: str) -> dict[str, str]:
