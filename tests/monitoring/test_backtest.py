@@ -92,8 +92,19 @@ WRONG = {
     "too short": ["HISTORY", "--time", "when", "--rows", "10000"],
     "not a table": ["TEXT", "--time", "when"],
     "empty folder": ["FOLDER"],
-    "picture": ["HISTORY", "--time", "when", "--rows", "500", "--splits", "0", "--picture", "scores.gif"],
+    "the time as a column": ["HISTORY", "--time", "when", "--column", "when"],
+    "numbers for times": ["HISTORY", "--time", "amount"],
+    "no rows": ["EMPTY", "--time", "when"],
+    "not a number": ["HISTORY", "--time", "when", "--inject", "amount: times 1.2.3 from 2024-04-05"],
+    "no folder for the picture": ["HISTORY", "--time", "when", "--picture", "nowhere/scores.png"],
+    "picture": ["HISTORY", "--time", "when", "--picture", "scores.gif"],
 }
+
+
+@pytest.mark.parametrize("option", ["--minutes=1e12", "--per-days=nan", "--per-days=inf", "--last-days=1e300"])
+def test_a_number_that_no_calendar_has_is_refused(option, history):
+    result = run(history, "--time", "when", option)
+    assert result.exit_code == 2 and option.partition("=")[0] in result.stderr
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -101,7 +112,9 @@ def test_an_error_is_one_line_with_the_fix(name, history, tmp_path):
     text = tmp_path / "history.parquet"
     text.write_text("not a table")
     (tmp_path / "log").mkdir()
-    places = {"HISTORY": history, "TEXT": text, "FOLDER": tmp_path / "log"}
+    empty = tmp_path / "empty.csv"
+    empty.write_text("when,amount\n")
+    places = {"HISTORY": history, "TEXT": text, "EMPTY": empty, "FOLDER": tmp_path / "log"}
     result = run(*(places.get(part, part) for part in WRONG[name]))
     assert result.exit_code == 2
     [message] = [line for line in result.stderr.splitlines() if line.startswith("dagster-mlops: ")]

@@ -25,11 +25,14 @@ def backtest(
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Rows of a window.", show_default=False)] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Length of a window, in place of --rows.", show_default=False)
+        float | None,
+        typer.Option(min=0.1, max=527_040, help="Length of a window, in place of --rows.", show_default=False),
     ] = None,
     alarms: Annotated[float, typer.Option(help="False alarms that you accept for the whole model …")] = 1.0,
-    per_days: Annotated[float, typer.Option(help="… in so many days.")] = 30.0,
-    last_days: Annotated[float, typer.Option(min=1, help="Days at the end of the history that are judged.")] = 90.0,
+    per_days: Annotated[float, typer.Option(min=1, max=3660, help="… in so many days.")] = 30.0,
+    last_days: Annotated[
+        float, typer.Option(min=1, max=36_600, help="Days at the end of the history that are judged.")
+    ] = 90.0,
     zone: Annotated[str, typer.Option(help="Time zone of the users, such as Europe/Vienna.")] = "UTC",
     minimum_effect: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Smallest share of rows whose distribution has to change.")
@@ -56,7 +59,7 @@ def backtest(
     1: it does not, or one was not. 2: the command cannot run. 3: the history is too short to measure the rate.
     """
     from dagster_mlops.monitoring.backtest.injection import Injection
-    from dagster_mlops.monitoring.backtest.picture import save_picture
+    from dagster_mlops.monitoring.backtest.picture import expect_picture, save_picture
     from dagster_mlops.monitoring.backtest.reading import read_history
     from dagster_mlops.monitoring.backtest.run import backtest as run_backtest
     from dagster_mlops.monitoring.backtest.screen import backtest_screen
@@ -64,7 +67,11 @@ def backtest(
     if rows is not None and minutes is not None:
         fail("a window has either --rows or --minutes: name one of them.")
     every = timedelta(minutes=minutes) if minutes else None
+    if columns and time in columns:
+        fail(f"--column {time} is the column of the times: name the others.")
     with quiet(), errors_shown():
+        if picture:
+            expect_picture(picture)
         injections = [Injection.read(text) for text in inject or ()]
         frame, time_column = read_history(history, time, columns)
         result = run_backtest(

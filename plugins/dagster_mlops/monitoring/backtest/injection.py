@@ -16,7 +16,7 @@ FORMS = (
     "COLUMN: plus NUMBER [sd] from DATE",
     "COLUMN: swapped with COLUMN from DATE",
 )
-_NUMBER = r"[-+]?[0-9.]+(?:e[-+]?[0-9]+)?"
+_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?"
 _FAULT = re.compile(
     rf"(?P<missing>missing)|is (?P<value>.+?)|times (?P<factor>{_NUMBER})|plus (?P<term>{_NUMBER})(?P<sd> sd)?"
     r"|swapped with (?P<other>.+?)",

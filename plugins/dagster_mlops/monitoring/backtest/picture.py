@@ -12,14 +12,24 @@ from dagster_mlops.monitoring.backtest.result import Backtest
 _TOOL = "monitoring"
 
 
+def expect_picture(path: Path) -> None:
+    """Refuse a file that no picture can be written to, before the work that it is to show.
+
+    Raises:
+        MonitoringError: Its name ends differently, or its folder is not there.
+    """
+    if path.suffix.lower() not in (".png", ".html"):
+        raise MonitoringError(f"--picture {path}: name a file that ends in .png or .html.")
+    if not path.parent.is_dir():
+        raise MonitoringError(f"--picture {path}: the folder {path.parent} does not exist. Make it, or name another.")
+
+
 def save_picture(result: Backtest, path: Path) -> None:
     """Write a PNG, or an HTML page with it.
 
     Raises:
-        MonitoringError: it cannot be drawn, or the name ends differently.
+        MonitoringError: it cannot be drawn.
     """
-    if path.suffix.lower() not in (".png", ".html"):
-        raise MonitoringError(f"--picture {path}: name a file that ends in .png or .html.")
     picture = drawn("Backtest", lambda: _figure(result), tool=_TOOL)
     if picture.problem:
         raise MonitoringError(f"the picture cannot be drawn: {picture.problem}")

@@ -66,6 +66,12 @@ def backtest(
         )
     watched = list(columns or [name for name in frame if name != time])
     options = {"alarms": alarms, "per": per, "minimum_effect": minimum_effect}
+    if frame.empty:
+        raise MonitoringError("The history has no rows.")
+    if pd.api.types.is_numeric_dtype(frame[time]):
+        raise MonitoringError(
+            f"{time!r} holds numbers: make times of them, such as by pandas.to_datetime(…, unit='s')."
+        )
     clock = pd.to_datetime(frame[time], utc=True, errors="coerce")
     if clock.isna().any():
         raise MonitoringError(f"{int(clock.isna().sum()):,} rows have no time in {time!r}. Drop them.")
