@@ -12,7 +12,6 @@ from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring import alarm_asset, divergence_sensor
 from dagster_mlops.monitoring.alarm.value import Size
 from dagster_mlops.monitoring.alerts.alert import Case, Evaluation
-from dagster_mlops.monitoring.live import asset_values
 from dagster_mlops.monitoring.live.state_files import StateFiles
 from dagster_mlops.monitoring.live.watch import Watch
 from dagster_mlops.monitoring.performance.harm import HarmScale
@@ -79,7 +78,6 @@ def test_too_few_labels_are_refused(scale):
     ],
 )
 def test_the_verdict_of_an_incident_says_if_it_is_harmful(tmp_path, column, feedback, verdict, severity):
-    asset_values._VALUES.clear()
     live = rows_of(START, HOURS / 24, seed=3)
     broken = live.assign(**{column: live[column].where(live["time"] < START + timedelta(hours=6))})
 

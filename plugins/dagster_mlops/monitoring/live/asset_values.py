@@ -7,7 +7,7 @@ import dagster as dg
 from dagster_mlops.core.asset_records import latest_event
 from dagster_mlops.errors import MonitoringError
 
-_VALUES: dict[dg.AssetKey, tuple[int, Any]] = {}  # the last one loaded, with the event that it is of
+_VALUES: dict[dg.AssetKey, tuple[tuple[int, float], Any]] = {}  # the last one loaded, with id and time of its event
 
 
 def latest_value(context: dg.SensorEvaluationContext, key: dg.AssetKey, name: str = "") -> Any:
@@ -19,8 +19,8 @@ def latest_value(context: dg.SensorEvaluationContext, key: dg.AssetKey, name: st
     event = latest_event(context.instance, key)
     if event is None:
         return None
-    stored = _VALUES.get(key)
-    if stored and stored[0] == event.storage_id:
+    stored, event_facts = _VALUES.get(key), (event.storage_id, event.timestamp)
+    if stored and stored[0] == event_facts:
         return stored[1]
     if context.repository_def is None:
         raise MonitoringError(f"the sensor has no repository, from which {name or 'the value'} could be loaded.")
@@ -31,5 +31,5 @@ def latest_value(context: dg.SensorEvaluationContext, key: dg.AssetKey, name: st
             f"{key.to_user_string()} cannot be loaded through its IO manager: {type(error).__name__}: {error}. "
             "The process that evaluates sensors must be able to read it."
         ) from error
-    _VALUES[key] = event.storage_id, value
+    _VALUES[key] = event_facts, value
     return value
