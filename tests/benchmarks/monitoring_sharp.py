@@ -1,6 +1,7 @@
 """Faults that are put into real windows: the share that is an alarm in its first window, and the rows until then."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ from dagster_mlops.monitoring.detection import Detector, Recent
 from dagster_mlops.monitoring.windows import Profile, Window, cut
 from tests.benchmarks.measure import show
 from tests.benchmarks.monitoring_data import Data, flights, halves
-from tests.benchmarks.monitoring_quiet import ZONES, micros, week_of
+from tests.benchmarks.monitoring_quiet import PER, ZONES, micros, week_of
 
 STRENGTHS = (0.25, 0.5, 1.0)
-BROKEN = ("all missing", "all default 0", "all °F→°C", "all swapped with humid", "all in another unit", "all infinite")
+BROKEN = (
+    "missing", "infinite", "times 1,000", "default 0", "in °C", "another column's values", "swapped with another",
+)  # fmt: skip
+COLUMNS = ("temp", "humid", "wind_speed", "departure_minute", "distance", "route_delay_14d")
 
 
 def _some(frame: pd.DataFrame, column: str, values: Any, share: float, rng: np.random.Generator) -> pd.DataFrame:
@@ -49,14 +53,14 @@ def faults(deviation: pd.Series, strength: float, rng: np.random.Generator) -> d
 
 
 def broken(frame: pd.DataFrame, kind: str, column: str) -> pd.DataFrame:
-    """One column broken in all rows."""
-    x = frame[column]
+    """One column broken in all rows: the other one is ``humid``, and ``temp`` for itself."""
+    x, other = frame[column], "humid" if column != "humid" else "temp"
     values = {
-        "all missing": np.nan, "all default 0": 0.0, "all °F→°C": (x - 32) / 1.8, "all infinite": np.inf,
-        "all swapped with humid": frame["humid"] if column != "humid" else frame["temp"],
-        "all in another unit": x * 1000,
+        "missing": np.nan, "infinite": np.inf, "times 1,000": x * 1000, "default 0": 0.0, "in °C": (x - 32) / 1.8,
+        "another column's values": frame.get(other), "swapped with another": frame.get(other),
     }[kind]  # fmt: skip
-    return frame.assign(**{column: values})
+    changed = frame.assign(**{column: values})
+    return changed.assign(**{other: x}) if kind == "swapped with another" else changed
 
 
 class World:
@@ -70,7 +74,8 @@ class World:
         self.sample = frame[np.isin(week, history)]
         self.profile = Profile.learn(self.sample, columns=data.columns, zone=ZONES[data.name])
         year = cut(frame, self.profile, times="time", rows=size)
-        self.detector = Detector.calibrate(year.of_weeks(history), profile=self.profile)
+        per = timedelta(days=PER[data.name])
+        self.detector = Detector.calibrate(year.of_weeks(history), profile=self.profile, per=per)
         judged = list(year.of_weeks(test).windows)
         self.rng = np.random.default_rng(number)
         self.cases: list[tuple[pd.DataFrame, Window, Recent]] = []
@@ -103,7 +108,7 @@ def seen(data: Data, size: int, splits: int, windows: int = 6) -> dict[str, Any]
         for rows, window, recent in world.cases[:2]:
             outlier = rows.assign(probability=np.where(np.arange(len(rows)) == 0, 1e9, rows["probability"]))
             for kind in BROKEN:
-                for column in ("temp", "humid", "wind_speed", "departure_minute", "distance", "route_delay_14d"):
+                for column in COLUMNS:
                     for base in (rows, outlier):
                         verdict = world.alarms(broken(base, kind, column), window, recent)
                         total.setdefault((kind, base is outlier), []).append(verdict)

@@ -82,10 +82,14 @@ def test_a_step_of_a_slowly_varying_column_is_seen_against_the_days_before():
 
 
 def test_alarms_come_about_as_often_as_asked():
-    """280 days: between a third and thrice of what was asked, so that chance does not fail it."""
-    quiet = cut(traffic(280, seed=3, start=START + timedelta(days=70)), PROFILE, times="time", rows=500).windows
-    alarms = [verdict.alarm for verdict in DETECTOR.judge_all(quiet)]
-    assert 3 <= sum(alarms) <= 28
+    """Seven times 40 days: between a third and thrice of what was asked, so that chance does not fail it."""
+    alarms = 0
+    for seed in range(3, 10):  # no longer, because the weather walks out of what the history holds
+        rows = traffic(40, seed=seed, start=START + timedelta(days=70))
+        alarms += sum(
+            verdict.alarm for verdict in DETECTOR.judge_all(cut(rows, PROFILE, times="time", rows=500).windows)
+        )
+    assert 3 <= alarms <= 28, alarms
 
 
 def test_rates_that_the_history_is_too_short_to_show_are_extrapolated():
@@ -172,7 +176,8 @@ def test_all_windows_at_once_are_judged_like_one_by_one_also_after_an_incident()
     windows, recent = cut(rows, PROFILE, times="time", rows=100).windows, Recent()
     verdicts = DETECTOR.judge_all(windows)
     for window, verdict in zip(windows, verdicts, strict=True):
-        assert DETECTOR.judge(window, recent) == verdict
+        alone = DETECTOR.judge(window, recent)
+        assert (alone.alarm, alone.score) == (verdict.alarm, pytest.approx(verdict.score))
         recent = recent if verdict.alarm else recent.after(window)
     assert [verdict.alarm for verdict in verdicts[18:30]] == [False] * 2 + [True] * 3 + [False] * 7
 

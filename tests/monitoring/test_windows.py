@@ -160,7 +160,7 @@ def test_one_outlier_stretches_no_bin():
 def test_both_columns_of_one_name_are_counted():
     twice = pd.concat([pd.Series([1, 2], name="x"), pd.Series(["a", "b"], name="x")], axis=1)
     profile = Profile.learn(twice)
-    assert [column.name for column in profile.columns] == ["x", "x #2"]
+    assert [column.name for column in profile.columns] == ["x", "x #2", "values of x"]
     assert ("b", 1) in profile.histogram(profile.count(twice), "x #2")
 
 
@@ -203,3 +203,31 @@ def test_a_row_without_a_time_is_named():
     table = REFERENCE.assign(time=[None, *["2013-01-01"] * 499])
     with pytest.raises(MonitoringError, match="1 rows have no time in 'time'"):
         cut(table, PROFILE, times="time", rows=10)
+
+
+def test_values_that_the_reference_has_not_are_new_and_those_beyond_it_out_of_range():
+    """Winds in knots, shown in miles an hour: 36 of them, one in a single week; and a column that fills its range."""
+    rng = np.random.default_rng(4)
+    knots = np.concatenate([rng.integers(2, 30, 5200), [35, 40]])
+    reference = pd.DataFrame({"wind": 1.15078 * knots, "share": rng.random(5202)})
+    profile = Profile.learn(reference)
+    again = pd.DataFrame({"wind": np.float32(1.15078 * np.array([3, 29, 40, 35, 34, 45])), "share": 0.123456789})
+    labels = ("known", "known once", "new", "known once, beyond the range", "beyond the range")
+    expected = {"wind": [2, 0, 0, 2, 2], "share": [6, 0, 0, 0, 0]}
+    for name, counts in expected.items():
+        histogram = dict(profile.histogram(profile.count(again), f"values of {name}"))
+        assert [histogram[label] for label in labels] == counts
+    celsius = dict(profile.histogram(profile.count((reference - 2) / 1.8), "values of wind"))
+    assert celsius["new"] + celsius["beyond the range"] > 5000
+
+
+def test_a_curved_relation_between_columns_is_learnt_and_shows_one_that_is_wrong():
+    rng = np.random.default_rng(5)
+    length, width = rng.normal(10, 3, 4000), rng.normal(6, 1, 4000)
+    table = pd.DataFrame({"length": length, "width": width, "area": length * width + rng.normal(0, 0.3, 4000)})
+    profile = Profile.from_dict(json.loads(json.dumps(Profile.learn(table).to_dict())))
+    [name] = [column.name for column in profile.columns if column.name.startswith("area given ")]
+    wrong = table.assign(width=table["width"].to_numpy()[::-1])
+    usual, shuffled = (profile.histogram(profile.count(frame), name) for frame in (table, wrong))
+    ends = [sum(histogram[i][1] for i in (2, 3, 4, -1)) for histogram in (usual, shuffled)]
+    assert ends[0] < 40 and ends[1] > 3000

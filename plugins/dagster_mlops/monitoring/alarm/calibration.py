@@ -37,7 +37,10 @@ class Calibration(NamedTuple):
             "monitoring/window": str(self.alarm.size),
             "monitoring/first": windows[0].start.isoformat(),
             "monitoring/last": windows[-1].end.isoformat(),
-            "monitoring/watched_columns": sum(column.name != OUTCOME for column in detector.profile.columns),
+            "monitoring/watched_columns": sum(
+                column.name != OUTCOME and column.kind not in ("relation", "values")
+                for column in detector.profile.columns
+            ),
             "monitoring/model_version": self.alarm.model_version or "unknown",
             **pictures.scores(facts.SCORES, ends, scores, detector.threshold),
         }

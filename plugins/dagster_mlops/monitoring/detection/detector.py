@@ -109,7 +109,7 @@ class Detector:
         for number in sorted(set(folds.values())):
             use = hour_fold != number
             expected = season(history.starts[use], history.rows[use], history.counts[use], profile.zone)
-            pieces.append(scorer.raw(rows[fold == number], expected))
+            pieces.append(scorer.raw(rows[fold == number], expected, own=True))
             order.append(index[fold == number])
         places = np.argsort(np.concatenate(order))
         raw = Raw(*(np.concatenate(parts)[places] for parts in zip(*pieces, strict=True)))
@@ -243,8 +243,7 @@ class Detector:
 def _effective(z: "np.ndarray", values: "np.ndarray", scorer: Scorer, minimum_effect: float) -> "np.ndarray":
     """Scores without those of distributions that differ in fewer rows than the minimum."""
     if minimum_effect > 0:
-        columns = len(scorer.profile.columns)
-        small = values[:, :columns] < minimum_effect
+        small = values[:, : scorer.distributions] < minimum_effect
         z = z.copy()
         for place, name in enumerate(scorer.names[: scorer.squared]):
             z[small[:, name.column], place] = 0.0

@@ -7,7 +7,19 @@ from dagster_mlops.core.metadata import shorten
 from dagster_mlops.core.terminal import line
 
 _LONG = 80  # characters of a column's name
-What = Literal["distribution", "mean", "spread", "missing", "malformed", "unseen", "far below", "far above", "relation"]
+What = Literal[
+    "distribution",
+    "mean",
+    "spread",
+    "missing",
+    "malformed",
+    "unseen",
+    "far below",
+    "far above",
+    "relation",
+    "new",
+    "out of range",
+]
 
 
 @lazy_dataclass(frozen=True)
@@ -19,7 +31,8 @@ class ColumnScore:
         what: ``distribution``: the share of rows that would have to move to another bin for the distribution to be the
             expected one; ``mean`` and ``spread``: a step against the three days before, in the column's own unit;
             ``missing``, ``malformed``, ``unseen``, ``far below``, ``far above``: the share of such values;
-            ``relation``: the share of rows in which a column is far from what others lead to expect.
+            ``relation``: the share of rows in which a column is far from what others lead to expect; ``new``, ``out of
+            range``: the share of values that the reference has not, between and beyond those that it has.
         z: How unusual, in steps from the median to the 95 % quantile of the history.
         value: Value of the window.
         expected: Value that was to be expected at these hours of the week.
@@ -42,7 +55,7 @@ class ColumnScore:
             return f"{name}: {self.what} {self.value:.6g}, {self.expected:.6g} expected"
         if self.what == "distribution":
             return f"{name}: {100 * self.value:.1f} % of rows distributed differently"
-        what = "of rows unusual" if self.what == "relation" else self.what
+        what = {"relation": "of rows unusual", "new": "new values"}.get(self.what, self.what)
         return f"{name}: {100 * self.value:.1f} % {what}, {100 * self.expected:.1f} % expected"
 
 

@@ -8,6 +8,8 @@ from dagster_mlops.monitoring.detection.scores import Name, Raw
 
 # The same steps of pure sampling error; where a history is steadier than that, it is so by chance.
 _FLOORS = {"distribution": 0.3, "mean": 1.0, "spread": 1.0}
+# Any column may have a record week next, and few have had one: all are measured by the one that varies most.
+_SHARED = ("new", "out of range")
 _STRUCTURAL_FLOOR = 1.25  # one record of a source that fails is a dozen rows of a window
 
 
@@ -35,7 +37,11 @@ class Scale:
         top = levels[-max(len(levels) // 20, 1) :]
         excess = (top - high).mean(axis=0)
         most = (levels[-1] - middle) / np.log(max(len(levels) / 2, 3))
-        return cls(natural, middle, np.max([high - middle, 2.3 * excess, 0.8 * 2.3 * most, floors], axis=0))
+        step = np.max([high - middle, 2.3 * excess, 0.8 * 2.3 * most, floors], axis=0)
+        for what in _SHARED:
+            columns = np.array([name.what == what for name in names], bool)
+            step[columns] = step[columns].max(initial=0)
+        return cls(natural, middle, step)
 
     def z(self, raw: Raw) -> "np.ndarray":
         """Scores on one scale."""

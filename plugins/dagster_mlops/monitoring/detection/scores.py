@@ -6,6 +6,7 @@ from dagster_mlops.core.arrays import np
 from dagster_mlops.monitoring.detection.judgement import What
 from dagster_mlops.monitoring.detection.rows import Rows
 from dagster_mlops.monitoring.windows.columns import CategoryColumn
+from dagster_mlops.monitoring.windows.known import BEYOND, NEW, ONCE, ONCE_BEYOND, KnownColumn
 from dagster_mlops.monitoring.windows.numbers import ABOVE, SPECIAL, UNSEEN, NumberColumn, RelationColumn
 from dagster_mlops.monitoring.windows.profile import Profile
 
@@ -17,6 +18,7 @@ _STRUCTURAL: dict[bool, tuple[What, ...]] = {
 }
 
 
+_NEW: dict[What, tuple[int, int]] = {"new": (NEW, ONCE), "out of range": (BEYOND, ONCE_BEYOND)}
 _ON_GRID = NumberColumn | RelationColumn
 
 
@@ -42,6 +44,11 @@ class Raw(NamedTuple):
     broken: "np.ndarray"
 
 
+def _angle(count: "np.ndarray", rows: "np.ndarray") -> "np.ndarray":
+    """A share as an angle, which has the same sampling error everywhere."""
+    return np.arcsin(np.sqrt(np.clip((count + 0.375) / (rows + 0.75), 0, 1)))
+
+
 class Scorer:
     """The scores of a profile's columns.
 
@@ -49,22 +56,31 @@ class Scorer:
     * ``mean``, ``spread``: the window's mean and logarithm of the standard deviation, less what these hours lead to
       expect, against the same of the three days before; it sees faults of columns that vary slowly, such as weather.
     * ``missing``, ``malformed``, ``unseen``, ``far below``, ``far above``: the number of such values against the
-      expected one, each as a square root, which has the same sampling error everywhere (Anscombe, 1948,
-      https://doi.org/10.1093/biomet/35.3-4.246).
+      expected one, as angles whose sine is the root of the share: they have the same sampling error everywhere
+      (Anscombe, 1948, https://doi.org/10.1093/biomet/35.3-4.246).
+    * ``relation``: the same of rows that other columns do not explain; ``new``, ``out of range``: of values that the
+      reference has not, between or beyond those that it has.
     """
 
     def __init__(self, profile: Profile) -> None:
         self.profile, columns = profile, profile.columns
         self.starts = np.array(profile.starts)
+        self.distributions = sum(not isinstance(column, KnownColumn) for column in columns)
         self.numbers = np.array([i for i, column in enumerate(columns) if isinstance(column, _ON_GRID)], int)
         self.names = [
-            *(Name(i, "distribution") for i in range(len(columns))),
+            *(Name(i, "distribution") for i in range(self.distributions)),
             *(Name(int(i), "mean") for i in self.numbers),
             *(Name(int(i), "spread") for i in self.numbers),
         ]
         self.squared = len(self.names)
         self._special: list[list[int]] = []
+        place = {column.name: i for i, column in enumerate(columns)}
         for i, column in enumerate(columns):
+            if isinstance(column, KnownColumn):
+                for what, bins in _NEW.items():
+                    self.names.append(Name(place[column.target], what))
+                    self._special.append([self.starts[i] + j for j in bins])
+                continue
             if isinstance(column, RelationColumn):
                 self.names.append(Name(i, "relation"))  # what it lacks is missing in its columns
                 last = self.starts[i] + column.size - 1
@@ -81,28 +97,36 @@ class Scorer:
         ]
         self._novelty = np.array(novelty)
         self._relation = np.array([name.what == "relation" for name in self.names[self.squared :]], bool)
-        self._wrong = np.zeros((len(columns), profile.size))
+        self._new = np.array([name.what in _NEW for name in self.names[self.squared :]], bool)
+        self._once = np.array([bins[-1] for bins in self._special])
+        self._wrong = np.zeros((self.distributions, profile.size))
         for i, (column, start) in enumerate(zip(columns, profile.starts, strict=True)):
-            if not isinstance(column, RelationColumn):
+            if not isinstance(column, RelationColumn | KnownColumn):
                 self._wrong[i, start : start + SPECIAL] = 1
 
-    def raw(self, windows: Rows, season: "np.ndarray") -> Raw:
-        """The raw scores of windows against expected counts of a row by hour of the week."""
+    def raw(self, windows: Rows, season: "np.ndarray", *, own: bool = False) -> Raw:
+        """The raw scores of windows against expected counts of a row by hour of the week.
+
+        Args:
+            own: The windows are the reference's own, so that a value which occurs in them alone is new.
+        """
         size, n = self.profile.size, np.maximum(windows.rows, 1)[:, None].astype(float)
         expected = windows.hours @ season
         share, share_expected = windows.counts[:, :size] / n, expected[:, :size]
         divergence, moved = self._divergence(share, share_expected)
         filled = np.add.reduceat((share_expected > 1e-3).astype(float), self.starts, axis=1)
-        js_noise = np.maximum(filled - 1, 1) / (8 * n)
+        js_noise = (np.maximum(filled - 1, 1) / (8 * n))[:, : self.distributions]
         mean, spread, mean_noise, spread_noise, values, values_expected = self._steps(windows, expected, season)
         special = np.stack([windows.counts[:, bins].sum(axis=1) for bins in self._special], axis=1)
+        if not own:
+            special = special - windows.counts[:, self._once] * self._new
         chance = np.stack([share_expected[:, bins].sum(axis=1) for bins in self._special], axis=1) + self._novelty
-        plain = 2 * (np.sqrt(special + 0.375) - np.sqrt(n * chance + 0.375))
+        plain = 2 * np.sqrt(n + 0.5) * (_angle(special, n) - _angle(n * chance, n))
         enough = windows.rows[:, None] >= _LEAST
         broken = np.zeros((len(n), len(self.names)), bool)
         wrong = (share - share_expected) @ self._wrong.T >= _MOST
         broken[:, : wrong.shape[1]] = wrong & enough
-        broken[:, self.squared :] = (special / n - chance >= _MOST) & enough & ~self._relation
+        broken[:, self.squared :] = (special / n - chance >= _MOST) & enough & ~self._relation & ~self._new
         return Raw(
             np.hstack([divergence, mean, spread]),
             np.hstack([js_noise, mean_noise, spread_noise]),
@@ -117,10 +141,9 @@ class Scorer:
         q = np.maximum(q, 0)
         middle = np.maximum((p + q) / 2, 1e-300)
         terms = p * np.log(np.maximum(p, 1e-300) / middle) + q * np.log(np.maximum(q, 1e-300) / middle)
-        return (
-            np.maximum(np.add.reduceat(terms, self.starts, axis=1) / 2, 0),
-            np.add.reduceat(np.abs(p - q), self.starts, axis=1) / 2,
-        )
+        divergence = np.maximum(np.add.reduceat(terms, self.starts, axis=1) / 2, 0)
+        moved = np.add.reduceat(np.abs(p - q), self.starts, axis=1) / 2
+        return divergence[:, : self.distributions], moved[:, : self.distributions]
 
     def _steps(self, windows: Rows, expected: "np.ndarray", season: "np.ndarray") -> tuple["np.ndarray", ...]:
         g, mean, variance = self._mean_and_variance(windows.counts, windows.rows)

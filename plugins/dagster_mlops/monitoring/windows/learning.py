@@ -25,20 +25,20 @@ class Learner:
 
     def __init__(self, name: str, bins: int, as_category: bool) -> None:
         self._name, self._bins, self._as_category = name, bins, as_category
-        self._batches: list[Values] = []
+        self.values: list[Values] = []
 
     def add(self, values: Values) -> None:
         """Look at some values."""
-        self._batches.append(plain(values))
+        self.values.append(plain(values))
 
     def cells(self, column: NumberColumn) -> "np.ndarray":
         """The cells of all values."""
-        return np.concatenate([column.cells(values) for values in self._batches])
+        return np.concatenate([column.cells(values) for values in self.values])
 
     def column(self) -> PlainColumn:
         """The column's bins."""
         kinds: Counter[str] = Counter()
-        for values in self._batches:
+        for values in self.values:
             kinds[kind_of(values)] += values.rows
         kinds.pop("empty", None)
         kind = kinds.most_common(1)[0][0] if kinds else "empty"
@@ -52,7 +52,7 @@ class Learner:
 
     def _numbers(self) -> PlainColumn:
         parts = []
-        for values in self._batches:
+        for values in self.values:
             column = numbers(values)
             use = np.isfinite(column.values)
             for mask in (column.missing, column.malformed):
@@ -67,7 +67,7 @@ class Learner:
 
     def _categories(self) -> PlainColumn:
         tally: Counter[str] = Counter()
-        for values in self._batches:
+        for values in self.values:
             for entry in compute.value_counts(texts(values).values).to_pylist():
                 if entry["values"] is not None:
                     tally[short(entry["values"])] += entry["counts"]
@@ -80,7 +80,7 @@ class Learner:
 
     def _dates(self) -> DateColumn:
         ends = []
-        for values in self._batches:
+        for values in self.values:
             column = times(values)
             use = np.ones(len(column.values), bool)
             for mask in (column.missing, column.malformed):

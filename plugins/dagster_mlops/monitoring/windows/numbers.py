@@ -19,7 +19,10 @@ GRID = 16_384
 """Cells of the grid of a column of numbers."""
 _CENTRE = SPECIAL + GRID // 2
 _BELOW, _OVER = SPECIAL - 1, SPECIAL + GRID  # cells of what is off the grid
-_MANY = 8192
+CELLS = _OVER + 1
+"""Number of cells: the grid's and what is off it."""
+MANY = 8192
+"""Rows from which on it is quicker to count by cell, and then by bin."""
 
 
 class Codes(NamedTuple):
@@ -60,14 +63,18 @@ class NumberColumn:
         """The position of each cell."""
         return np.where((cells >= SPECIAL) & (cells < _OVER), cells - _CENTRE, 0)
 
-    def tally(self, cells: "np.ndarray") -> tuple["np.ndarray", int, int]:
-        """Values by bin, the sum of their positions, and that of the squares of these."""
-        if len(cells) < _MANY:
+    def tally(self, cells: "np.ndarray", by_cell: "np.ndarray | None" = None) -> tuple["np.ndarray", int, int]:
+        """Values by bin, the sum of their positions, and that of the squares of these.
+
+        Args:
+            cells: The cell of each value.
+            by_cell: The number of values in each cell, where it is known.
+        """
+        if by_cell is None:
             codes = self.codes_of(cells)
             assert codes.positions is not None
             bins = np.bincount(codes.bins, minlength=self.size)
             return bins, int(codes.positions.sum()), int(np.dot(codes.positions, codes.positions))
-        by_cell = np.bincount(cells, minlength=_OVER + 1)
         on_grid, places = by_cell[SPECIAL:_OVER], np.arange(SPECIAL, _OVER) - _CENTRE
         bins = np.bincount(self._bin_of_cell, weights=by_cell, minlength=self.size).astype(np.int64)
         return bins, int(np.dot(on_grid, places)), int(np.dot(on_grid, places * places))
@@ -102,7 +109,7 @@ class NumberColumn:
 
     @functools.cached_property
     def _bin_of_cell(self) -> "np.ndarray":
-        table = np.zeros(_OVER + 1, np.int64)
+        table = np.zeros(CELLS, np.int64)
         table[:SPECIAL], table[_BELOW], table[_OVER] = range(SPECIAL), UNSEEN, ABOVE
         table[SPECIAL:_OVER] = SPECIAL + np.searchsorted(self.edges, np.arange(GRID), side="right")
         return table
@@ -133,6 +140,7 @@ class RelationColumn:
     Args:
         target: The column.
         inputs: The others, by name, with the weights of their positions.
+        products: Weights of the products of two of them, or of the square of one.
         intercept: Position of the target where those of the inputs are 0.
         rest: Bins of the difference, in the target's own unit.
     """
@@ -142,6 +150,7 @@ class RelationColumn:
     inputs: Mapping[str, float]
     intercept: float
     rest: NumberColumn
+    products: tuple[tuple[str, str, float], ...] = ()
     kind: str = "relation"
 
     @property
@@ -171,6 +180,8 @@ class RelationColumn:
         for name, weight in ((self.target, 1.0), *((name, -weight) for name, weight in self.inputs.items())):
             usable &= (cells[name] >= SPECIAL) & (cells[name] < _OVER)
             rest += weight * (cells[name] - _CENTRE)  # one after the other: the same to the last bit in any batch
+        for first, second, weight in self.products:
+            rest -= weight * ((cells[first] - _CENTRE) * (cells[second] - _CENTRE))
         rest *= columns[self.target].unit
         rest[~usable] = np.nan
         return rest
@@ -186,4 +197,5 @@ class RelationColumn:
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
         names = {"name": self.name, "kind": self.kind, "target": self.target, "inputs": dict(self.inputs)}
-        return {**names, "intercept": self.intercept, "rest": self.rest.to_dict()}
+        products = [list(product) for product in self.products]
+        return {**names, "products": products, "intercept": self.intercept, "rest": self.rest.to_dict()}

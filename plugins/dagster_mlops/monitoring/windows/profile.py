@@ -11,14 +11,15 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.windows.columns import BucketColumn, CategoryColumn, Column, DateColumn
 from dagster_mlops.monitoring.windows.counts import HOURS, Counts, expect_version, hour_of_week
+from dagster_mlops.monitoring.windows.known import KnownColumn, known_column
 from dagster_mlops.monitoring.windows.learning import Learner, PlainColumn
-from dagster_mlops.monitoring.windows.numbers import MISSING, SPECIAL, Codes, NumberColumn, RelationColumn
+from dagster_mlops.monitoring.windows.numbers import CELLS, MANY, MISSING, SPECIAL, Codes, NumberColumn, RelationColumn
 from dagster_mlops.monitoring.windows.readings import times_in, times_of
 from dagster_mlops.monitoring.windows.relations import learn_relations
 from dagster_mlops.monitoring.windows.values import Values, batches
 from dagster_mlops.monitoring.windows.zones import is_zone
 
-AnyColumn = PlainColumn | RelationColumn
+AnyColumn = PlainColumn | RelationColumn | KnownColumn
 _SPECIAL_NAMES = ("missing", "malformed")
 _CLASSES: Mapping[str, Any] = {
     "number": NumberColumn,
@@ -26,6 +27,7 @@ _CLASSES: Mapping[str, Any] = {
     "id": BucketColumn,
     "text": BucketColumn,
     "date": DateColumn,
+    "values": KnownColumn,
 }
 
 
@@ -35,7 +37,8 @@ class Profile:
 
     Numbers have quantile bins, one below the reference's range, one above it, and two far beyond; categories one for
     each of the most frequent, one for the others, one for *unseen* ones; every column one for missing and one for
-    malformed values. Whole numbers of 64 bits are exact; infinities are malformed, NaN is missing.
+    malformed values. Numbers are counted once more by whether the reference has them, and where others explain them,
+    less what these lead to expect. Whole numbers of 64 bits are exact; infinities are malformed, NaN is missing.
 
     >>> import pandas as pd
     >>> profile = Profile.learn(pd.DataFrame({"wind": [1.0, 2.0, 4.0], "origin": ["EWR", "JFK", "EWR"]}))
@@ -87,7 +90,8 @@ class Profile:
         plain = {name: learners[name].column() for name in columns or learners}
         numbers = {name: column for name, column in plain.items() if isinstance(column, NumberColumn)}
         cells = {name: learners[name].cells(column) for name, column in numbers.items()}
-        return cls((*plain.values(), *(learn_relations(numbers, cells, bins) if relations else ())), zone)
+        known = [known_column(column, cells[name], learners[name].values) for name, column in numbers.items()]
+        return cls((*plain.values(), *(learn_relations(numbers, cells, bins) if relations else ()), *known), zone)
 
     def count(self, table: Any, times: Any = None) -> Counts:
         """Count the rows of a window in one pass, in bounded memory where `table` is an iterator of record batches.
@@ -111,12 +115,18 @@ class Profile:
             if isinstance(times, str):
                 hours += np.bincount(hour_of_week(times_in(batch, times), self.zone), minlength=HOURS)
             counted = self._cells(batch)
+            by_cell = {n: np.bincount(cells, minlength=CELLS) for n, cells in counted.items() if length >= MANY}
             for i, (column, start) in enumerate(zip(self.columns, self.starts, strict=True)):
                 stop = start + column.size
-                if column.name in counted:
+                if isinstance(column, KnownColumn):
+                    if column.target in counted:
+                        bins[start:stop] += column.tally(counted[column.target], by_cell.get(column.target))
+                    else:
+                        bins[start + MISSING] += length
+                elif column.name in counted:
                     grid = column.rest if isinstance(column, RelationColumn) else column
                     assert isinstance(grid, NumberColumn)
-                    by_bin, total, squares = grid.tally(counted[column.name])
+                    by_bin, total, squares = grid.tally(counted[column.name], by_cell.get(column.name))
                     bins[start:stop] += by_bin
                     sums[2 * i : 2 * i + 2] += (total, squares)
                 elif column.name in batch and not isinstance(column, RelationColumn):
@@ -133,7 +143,10 @@ class Profile:
         missing = Codes(np.full(batch[""].rows, MISSING))
         codes = []
         for column in self.columns:
-            if column.name in counted:
+            if isinstance(column, KnownColumn):
+                known = column.target in counted
+                codes.append(Codes(column.codes_of(counted[column.target])) if known else missing)
+            elif column.name in counted:
                 grid = column.rest if isinstance(column, RelationColumn) else column
                 assert isinstance(grid, NumberColumn)
                 codes.append(grid.codes_of(counted[column.name]))
@@ -187,7 +200,7 @@ class Profile:
         for entry, start in zip(self.columns, self.starts, strict=True):
             if entry.name == column:
                 values = counts.bins[start : start + entry.size].tolist()
-                if entry.kind in ("number", "date", "relation"):
+                if entry.kind in ("number", "date", "relation", "values"):
                     names = [*_SPECIAL_NAMES, "far below", "far above", *entry.labels()]
                     return list(zip(names, values, strict=True))
                 names = [*_SPECIAL_NAMES, "unseen", *entry.labels()]
@@ -213,6 +226,7 @@ def _column_from_dict(data: Mapping[str, Any]) -> AnyColumn:
     if data["kind"] == "relation":
         rest = _column_from_dict(data["rest"])
         assert isinstance(rest, NumberColumn)
-        return RelationColumn(**{**data, "rest": rest})
+        products = tuple((first, second, weight) for first, second, weight in data.get("products", ()))
+        return RelationColumn(**{**data, "rest": rest, "products": products})
     lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
     return _CLASSES.get(data["kind"], Column)(**{**data, **lists})
