@@ -12,6 +12,7 @@ from dagster_mlops.monitoring.windows.profile import Profile
 
 _LEAST = 10  # numbers of which a mean or a spread is compared, rows of which most can be wrong
 _MOST = 0.8  # share of rows
+_LEAST_OVERLAP = 1e-3
 _STRUCTURAL: dict[bool, tuple[What, ...]] = {
     True: ("missing", "malformed", "far below", "far above"),
     False: ("missing", "malformed", "unseen", "far above"),
@@ -32,7 +33,7 @@ class Name(NamedTuple):
 class Raw(NamedTuple):
     """Raw scores of windows: `squares` are to be divided by what is natural plus `noise`, the sampling error.
 
-    Distances are squared: Jensen–Shannon divergence, squared steps. `plain` scores are on their scale already. `broken`
+    Distances are squared: overlap of distributions, squared steps. `plain` scores are on their scale already. `broken`
     says of each score that most of the rows are wrong, whatever the history holds.
     """
 
@@ -52,7 +53,9 @@ def _angle(count: "np.ndarray", rows: "np.ndarray") -> "np.ndarray":
 class Scorer:
     """The scores of a profile's columns.
 
-    * ``distribution``: Jensen–Shannon divergence of the window's bins from those of its hours of the week.
+    * ``distribution``: distance of the window's bins from those of its hours of the week, by their overlap
+      (Bhattacharyya, 1946, https://www.jstor.org/stable/25047882): it has no upper limit near which all large changes
+      look alike.
     * ``mean``, ``spread``: the window's mean and logarithm of the standard deviation, less what these hours lead to
       expect, against the same of the three days before; it sees faults of columns that vary slowly, such as weather.
     * ``missing``, ``malformed``, ``unseen``, ``far below``, ``far above``: the number of such values against the
@@ -115,7 +118,7 @@ class Scorer:
         share, share_expected = windows.counts[:, :size] / n, expected[:, :size]
         divergence, moved = self._divergence(share, share_expected)
         filled = np.add.reduceat((share_expected > 1e-3).astype(float), self.starts, axis=1)
-        js_noise = (np.maximum(filled - 1, 1) / (8 * n))[:, : self.distributions]
+        distance_noise = (np.maximum(filled - 1, 1) / (8 * n))[:, : self.distributions]
         mean, spread, mean_noise, spread_noise, values, values_expected = self._steps(windows, expected, season)
         special = np.stack([windows.counts[:, bins].sum(axis=1) for bins in self._special], axis=1)
         if not own:
@@ -129,7 +132,7 @@ class Scorer:
         broken[:, self.squared :] = (special / n - chance >= _MOST) & enough & ~self._relation & ~self._new
         return Raw(
             np.hstack([divergence, mean, spread]),
-            np.hstack([js_noise, mean_noise, spread_noise]),
+            np.hstack([distance_noise, mean_noise, spread_noise]),
             plain,
             np.hstack([moved, values, special / n]),
             np.hstack([np.zeros_like(moved), values_expected, chance]),
@@ -137,13 +140,10 @@ class Scorer:
         )
 
     def _divergence(self, p: "np.ndarray", q: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
-        """Jensen–Shannon divergence by column, in nats, and the share of rows that would have to move."""
-        q = np.maximum(q, 0)
-        middle = np.maximum((p + q) / 2, 1e-300)
-        terms = p * np.log(np.maximum(p, 1e-300) / middle) + q * np.log(np.maximum(q, 1e-300) / middle)
-        divergence = np.maximum(np.add.reduceat(terms, self.starts, axis=1) / 2, 0)
-        moved = np.add.reduceat(np.abs(p - q), self.starts, axis=1) / 2
-        return divergence[:, : self.distributions], moved[:, : self.distributions]
+        """Bhattacharyya distance by column, and the share of rows that would have to move."""
+        overlap = np.add.reduceat(np.sqrt(p * np.maximum(q, 0)), self.starts, axis=1)[:, : self.distributions]
+        moved = np.add.reduceat(np.abs(p - q), self.starts, axis=1)[:, : self.distributions] / 2
+        return -np.log(np.clip(overlap, _LEAST_OVERLAP, 1)), moved
 
     def _steps(self, windows: Rows, expected: "np.ndarray", season: "np.ndarray") -> tuple["np.ndarray", ...]:
         g, mean, variance = self._mean_and_variance(windows.counts, windows.rows)

@@ -13,7 +13,7 @@ from dagster_mlops.monitoring.windows.values import Values
 KNOWN, ONCE, NEW, ONCE_BEYOND, BEYOND = range(SPECIAL, SPECIAL + 5)
 """Bins: values of several spans of the reference, of one of them, and of none; the last two also beyond the range of
 all spans but one."""
-_SPANS = 8
+_SPANS = 26
 _COVERED = 0.5  # share of the range's cells that a column may fill, to be one of distinct values
 _NOVELTY = 0.03  # share of the rows whose value occurs in one span of the reference only
 _FEW = 100

@@ -21,7 +21,7 @@ def learn_relations(
 ) -> list[RelationColumn]:
     """The columns of which up to three others explain half of the variance, by least squares; at most 20 of them.
 
-    Weights are for the others, and for their products and squares where these help: the dew point is no straight line.
+    Weights are for the others, and for their products and squares where these help: the dew point follows a curve.
 
     A relation counts where it holds on rows that it was not learnt from: it is learnt on the first half of the rows
     and tried on the second, and the other way round.
