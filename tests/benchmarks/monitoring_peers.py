@@ -96,12 +96,12 @@ def measure(data: Data, size: int, windows: int, slow: int) -> dict[str, Any]:
     for number, (rows, window, recent) in enumerate(world.cases):
         wrong = broken(rows, kinds[number % len(kinds)], targets[number % len(targets)])
         ours.append([world.alarms(part, window, recent) for part in (rows, wrong)])
-        clock = data.frame["time"]
+        clock: Any = data.frame["time"]
         month = np.flatnonzero(
             ((clock.dt.month == clock[rows.index[0]].month) & ~clock.index.isin(rows.index)).to_numpy()
         )
         places = np.sort(world.rng.choice(month, min(REFERENCE, len(month)), replace=False))
-        cases.append(Case(*(frame[data.columns] for frame in (data.frame.iloc[places], rows, wrong))))
+        cases.append(Case(*(pd.DataFrame(frame[data.columns]) for frame in (data.frame.iloc[places], rows, wrong))))
     verdicts: dict[str, list[list[bool]]] = {
         "this": ours,
         "PSI 0.2, any column": _each(cases, _psi),
@@ -134,7 +134,11 @@ def _elsewhere(cases: list[Case], folder: str, body: str) -> list[list[bool]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _counts(a: pd.Series, b: pd.Series) -> list[np.ndarray]:
+def _column(frame: pd.DataFrame, name: str) -> Any:
+    return frame[name]
+
+
+def _counts(a: Any, b: Any) -> list[np.ndarray]:
     """Values by bin: categories, or ten quantiles of the reference."""
     if a.dtype == object:
         names = sorted({*a.dropna(), *b.dropna()})
@@ -155,7 +159,7 @@ def _ks(reference: pd.DataFrame, window: pd.DataFrame) -> bool:
     from scipy import stats
 
     for name in reference:
-        a, b = reference[name], window[name]
+        a, b = _column(reference, name), _column(window, name)
         if a.dtype == object:
             counts = np.array(_counts(a, b)) + 1e-9
             result: Any = stats.chi2_contingency(counts) if counts.shape[1] > 1 else None
