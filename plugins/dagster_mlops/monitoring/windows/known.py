@@ -81,7 +81,7 @@ def known_column(column: NumberColumn, cells: "np.ndarray", reference: Sequence[
     occurs = []
     for rows in np.array_split(np.arange(len(cells)), _SPANS):
         here = slice(rows[0], rows[-1] + 1) if len(rows) else slice(0)
-        counts = sum(np.bincount(part[here], minlength=CELLS)[SPECIAL : SPECIAL + GRID] for part in parts)
+        counts = np.bincount(np.concatenate([part[here] for part in parts]), minlength=CELLS)[SPECIAL : SPECIAL + GRID]
         if counts.any():
             occurs.append(counts > 0)
     bins = np.full(GRID, BEYOND, np.uint8)
