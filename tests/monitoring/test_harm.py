@@ -38,6 +38,7 @@ def test_a_rehearsal_knows_which_columns_matter(scale):
     assert scale.rehearsed([("temp", "missing")]).verdict == "benign"
     assert scale.rehearsed([("wind", "missing")]).verdict == "harmful"
     assert scale.rehearsed([("temp", "missing"), ("wind", "far above")]).verdict == "harmful"
+    assert scale.rehearsed([("wind", "distribution"), ("wind", "missing")]).verdict == "harmful"
     assert scale.rehearsed([("wind", "distribution")]).verdict == "undecided"  # it may be windy
     assert scale.rehearsed([("temp", "mean"), ("probability", "mean")]).verdict == "undecided"
 
@@ -121,6 +122,7 @@ def test_the_verdict_of_an_incident_says_if_it_is_harmful(tmp_path, column, feed
     assert failed and {event.metadata["monitoring/harm"].value for event in failed} == {verdict}
     assert {event.severity.value for event in failed} == {severity}
     assert verdict.capitalize() in failed[0].description
+    assert f": {column}: 100.0 % missing" in failed[0].description
 
 
 def test_a_benign_incident_is_sent_when_it_turns_out_to_be_more():

@@ -10,7 +10,7 @@ from dagster_mlops.core.arrays import np
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.timestamps import to_microseconds
 from dagster_mlops.errors import MonitoringError
-from dagster_mlops.monitoring.detection.judgement import ColumnScore, Judgement
+from dagster_mlops.monitoring.detection.judgement import PLAIN, ColumnScore, Judgement
 from dagster_mlops.monitoring.detection.recent import MEMORY, Recent
 from dagster_mlops.monitoring.detection.rows import Rows, row_of, rows_of
 from dagster_mlops.monitoring.detection.scale import Scale
@@ -189,17 +189,31 @@ class Detector:
         worst = np.argsort(-z, axis=1, kind="stable")
         judgements = []
         for i, count in enumerate(rows.rows.tolist()):
-            columns: dict[int, ColumnScore] = {}
+            most: dict[int, tuple[bool, float, int]] = {}  # of each column: is it plain, its largest z, what to report
             for place in worst[i].tolist():
-                name = scorer.names[place]
-                if name.column not in columns and math.isfinite(z[i, place]):
-                    numbers = (float(part[i, place]) for part in (z, raw.values, raw.expected))
-                    columns[name.column] = ColumnScore(self.profile.columns[name.column].name, name.what, *numbers)
+                name, value = scorer.names[place], float(z[i, place])
+                if not math.isfinite(value):
+                    continue
+                is_plain = name.what in PLAIN and value >= self.threshold
+                if name.column not in most:
+                    most[name.column] = (is_plain, value, place)
+                elif is_plain and not most[name.column][0]:
+                    most[name.column] = (True, most[name.column][1], place)
+            columns = [
+                ColumnScore(
+                    self.profile.columns[column].name,
+                    scorer.names[place].what,
+                    value,
+                    float(raw.values[i, place]),
+                    float(raw.expected[i, place]),
+                )
+                for column, (_, value, place) in sorted(most.items(), key=lambda item: item[1][:2], reverse=True)
+            ]
             score = float(z[i].max()) if count else 0.0
             undecided = ""
             if few[i] and not (count and score >= self.threshold):
                 undecided = f"{count} rows, and at least {self.least_rows} are needed."
-            judgements.append(Judgement(score, self.threshold, undecided, tuple(columns.values())))
+            judgements.append(Judgement(score, self.threshold, undecided, tuple(columns)))
         return judgements
 
     @functools.cached_property

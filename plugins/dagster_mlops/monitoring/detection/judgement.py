@@ -20,6 +20,8 @@ What = Literal[
     "new",
     "out of range",
 ]
+PLAIN: frozenset[What] = frozenset(("missing", "malformed", "unseen", "far below", "far above"))
+"""Findings that are reported before others of their column: they say what is wrong, and change the others."""
 
 
 @lazy_dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ColumnScore:
             ``missing``, ``malformed``, ``unseen``, ``far below``, ``far above``: the share of such values;
             ``relation``: the share of rows in which a column is far from what others lead to expect; ``new``, ``out of
             range``: the share of values that the reference has not, between and beyond those that it has.
-        z: How unusual, in steps from the median to the 95 % quantile of the history.
+        z: How unusual the column is at most, in steps from the median to the 95 % quantile of the history.
         value: Value of the window.
         expected: Value that was to be expected at these hours of the week.
     """
@@ -67,7 +69,8 @@ class Judgement:
         score: Largest score of all columns.
         threshold: Score from which a window is an alarm.
         undecided: Why the window was not judged; empty if it was.
-        columns: The most unusual score of each column, worst first.
+        columns: A finding of each column: one of :data:`PLAIN` that is an alarm by itself, else the most unusual. The
+            first are those with plain ones, worst first.
     """
 
     score: float

@@ -121,11 +121,13 @@ class HarmScale(NamedTuple):
         inputs = [(name, what) for name, what in findings if name in self.drops]
         if not inputs:
             return Harm("undecided", 0.0, "rehearsal", "the columns that alarm are not inputs of the rehearsal")
-        worst = max((self.drops[name][KINDS.get(what, "other")], name, what) for name, what in inputs)
-        (drop, metric), name, what = worst
+        drops = [(self.drops[name][KINDS.get(what, "other")], name, what) for name, what in inputs]
+        # A fault that hurts is one whatever else it changes: what is missing leaves another distribution, too.
+        faults = [each for each in drops if each[2] in KINDS and each[0].drop >= self.max_drop]
+        (drop, metric), name, _ = max(faults or drops)
         text = f"with {name} broken like this, {metric} was {100 * drop:.1f} % worse in a rehearsal"
         verdict: Verdict = "undecided"
-        if drop >= self.max_drop and what in KINDS:
+        if faults:
             verdict = "harmful"
         elif drop <= self.max_drop / 2 and len(inputs) == len(findings):
             verdict = "benign"
