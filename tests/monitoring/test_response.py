@@ -28,9 +28,10 @@ def answer(instance):
     """A function that reports evaluations, lets the sensor look, and returns the runs and the reason for none."""
     cursors: dict[str, Any] = {"cursor": None}
 
-    def answered(*evaluations, **options):
+    def answered(*evaluations, harm="", **options):
         for incident in evaluations:
             metadata = {"monitoring/incident": incident} if incident else {}
+            metadata |= {"monitoring/harm": harm} if harm else {}
             instance.report_runless_asset_event(
                 dg.AssetCheckEvaluation(
                     asset_key=KEY.asset_key, check_name=KEY.name, passed=not incident, metadata=metadata
@@ -64,6 +65,12 @@ def test_a_week_has_so_many_runs(answer):
         assert answer(incident, **AT_ONCE)[0] == [incident]
     runs, reason = answer("c", **AT_ONCE)
     assert runs == [] and "2 runs were requested in the last seven days" in reason
+
+
+def test_an_incident_that_hurts_no_one_is_answered_only_where_that_is_asked_for(answer):
+    assert answer("a", harm="benign")[1].endswith("it is benign so far.")
+    assert answer("a", harm="undecided")[0] == ["a"]
+    assert answer("b", harm="benign", answer_benign=True, **AT_ONCE)[0] == ["b"]
 
 
 def test_an_incident_that_is_over_is_not_answered(answer):

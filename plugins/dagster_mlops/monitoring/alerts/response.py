@@ -13,6 +13,7 @@ from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.options import known_options
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.alerts.alert import Evaluation
+from dagster_mlops.monitoring.facts import HARM
 
 _WEEK = timedelta(days=7)
 _TARGETS = {"job", "jobs", "job_name", "target", "asset_selection"}
@@ -35,6 +36,7 @@ def response_sensor(
     cool_off: timedelta = timedelta(days=1),
     runs_per_week: int = 2,
     ready: Callable[[dg.SensorEvaluationContext], str | None] | None = None,
+    answer_benign: bool = False,
     minimum_interval_seconds: int = 30,
     default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
     **sensor_options: Any,
@@ -54,6 +56,7 @@ def response_sensor(
         cool_off: Time from one run to the next. It should be longer than a run takes until its result serves.
         runs_per_week: Most runs in seven days, so that one that fixes nothing is not repeated for each incident.
         ready: Function of the sensor's context that returns why it is too early, such as too few new labels.
+        answer_benign: Answer incidents that a watch calls benign (``monitoring/harm``), too.
         sensor_options: Anything else that :func:`dagster.sensor` takes.
     """
     refuse_mistyped(response_sensor, locals())
@@ -73,11 +76,13 @@ def response_sensor(
     )
     key = dg.AssetCheckKey(asset_key(asset), check_name)
 
-    def obstacle(context: dg.SensorEvaluationContext, past: _Past, time: datetime) -> str:
+    def obstacle(context: dg.SensorEvaluationContext, past: _Past, harm: str | None, time: datetime) -> str:
         """The limit that stops a run for the open incident; empty if none does."""
         requests = [datetime.fromisoformat(each) for each in past.requests]
         if past.answered == past.incident:
             return "a run was requested for it"
+        if harm == "benign" and not answer_benign:
+            return "it is benign so far"
         if time - datetime.fromisoformat(past.since) < after:
             return f"it is open for less than {after}"
         if requests and time - requests[-1] < cool_off:
@@ -102,10 +107,12 @@ def response_sensor(
         except (ValueError, TypeError) as error:  # which runs it has requested is not known
             raise MonitoringError(f"the cursor cannot be read ({error}). Reset it in Dagster to begin anew.") from error
         recent = tuple(each for each in past.requests if time - datetime.fromisoformat(each) < _WEEK)
-        past = _with(past._replace(requests=recent), context.instance, key)
+        evaluation = _latest(context.instance, key)
+        past = _with(past._replace(requests=recent), evaluation)
         if not past.incident:
             return dg.SensorResult(cursor=json.dumps(past._asdict()), skip_reason=f"{check} has no open incident.")
-        if reason := obstacle(context, past, time):
+        harm = evaluation.metadata.get(HARM) if evaluation else None
+        if reason := obstacle(context, past, harm, time):
             text = f"Incident {past.incident} of {check}: {reason}."
             return dg.SensorResult(cursor=json.dumps(past._asdict()), skip_reason=text)
         tags = {"dagster_mlops/check": check, "dagster_mlops/incident": past.incident}
@@ -116,13 +123,14 @@ def response_sensor(
     return response
 
 
-def _with(past: _Past, instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> _Past:
-    """The past with the incident that the last evaluation is of."""
+def _latest(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> Evaluation | None:
     record = instance.get_latest_asset_check_evaluation_record(key)
-    if record is None or not isinstance(record.evaluation, dg.AssetCheckEvaluation):
-        return past
-    evaluation = Evaluation.of(record)
-    if evaluation.undecided:
+    return Evaluation.of(record) if record and isinstance(record.evaluation, dg.AssetCheckEvaluation) else None
+
+
+def _with(past: _Past, evaluation: Evaluation | None) -> _Past:
+    """The past with the incident that the last evaluation is of."""
+    if evaluation is None or evaluation.undecided:
         return past
     if evaluation.passed:
         return past._replace(incident="", since="")
