@@ -23,7 +23,7 @@ def test_kills_of_the_daemon_and_its_code_server_lose_no_window_and_double_none(
     # The time of the rows passes as quickly as they are written.
     start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
     history = traffic(start - timedelta(weeks=8), 56, per_hour=ROWS)
-    options = {"columns": COLUMNS, "outputs": OUTPUTS, "rows": ROWS, "log": str(log), "interval": 1}
+    options = {"columns": COLUMNS, "outputs": OUTPUTS, "rows": ROWS, "log": str(log), "interval": 1, "ahead": 7}
     environment = prepare(home, folder, history, **options)
     rows = traffic(start, HOURS / 24, per_hour=ROWS, seed=3)
     for first in range(20, HOURS, 20):  # five incidents of two windows each

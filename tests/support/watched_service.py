@@ -23,6 +23,7 @@ from dagster_mlops.monitoring import (
     divergence_sensor,
     incident_report_asset,
 )
+from dagster_mlops.monitoring.live import watch
 
 ROOT = Path(__file__).parents[2]
 LOCATION = Path(__file__)
@@ -36,7 +37,8 @@ def prepare(home: Path, folder: Path, history: pd.DataFrame, **options: Any) -> 
         home: Dagster's home.
         folder: Folder for the history, the alarm and the alerts.
         history: Rows with the column ``time``.
-        options: ``columns``, ``outputs``, ``rows`` of a window, ``log``, and ``interval``, seconds between two looks.
+        options: ``columns``, ``outputs``, ``rows`` of a window, ``log``, ``interval``, seconds between two looks, and
+            ``ahead``, days that rows may be before the clock, which the watch would take for a wrong one.
     """
     for path in (home, folder):
         path.mkdir(parents=True, exist_ok=True)
@@ -78,6 +80,7 @@ def ticks(instance: dg.DagsterInstance) -> int:
 if "WATCHED" in os.environ:
     FOLDER = Path(os.environ["WATCHED"])
     OPTIONS = json.loads((FOLDER / "watch.json").read_text())
+    watch._AHEAD = max(watch._AHEAD, timedelta(days=OPTIONS.get("ahead", 0)))
 
     @dg.asset
     def history() -> pd.DataFrame:
