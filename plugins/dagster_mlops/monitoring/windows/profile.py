@@ -90,8 +90,8 @@ class Profile:
         plain = {name: learners[name].column() for name in columns or learners}
         numbers = {name: column for name, column in plain.items() if isinstance(column, NumberColumn)}
         cells = {name: learners[name].cells(column) for name, column in numbers.items()}
-        known = [known_column(column, cells[name], learners[name].values) for name, column in numbers.items()]
-        return cls((*plain.values(), *(learn_relations(numbers, cells, bins) if relations else ()), *known), zone)
+        values = [known_column(column, cells[name], learners[name].values) for name, column in numbers.items()]
+        return cls((*plain.values(), *(learn_relations(numbers, cells, bins) if relations else ()), *values), zone)
 
     def count(self, table: Any, times: Any = None) -> Counts:
         """Count the rows of a window in one pass, in bounded memory where `table` is an iterator of record batches.
@@ -144,8 +144,8 @@ class Profile:
         codes = []
         for column in self.columns:
             if isinstance(column, KnownColumn):
-                known = column.target in counted
-                codes.append(Codes(column.codes_of(counted[column.target])) if known else missing)
+                is_counted = column.target in counted
+                codes.append(Codes(column.codes_of(counted[column.target])) if is_counted else missing)
             elif column.name in counted:
                 grid = column.rest if isinstance(column, RelationColumn) else column
                 assert isinstance(grid, NumberColumn)
